@@ -1,0 +1,47 @@
+"""What every test stands on: TensorFlow's environment, repeatable randomness, and where the shared data lie."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"  # as the command line sets it, and like it before any import of TensorFlow
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # a person's own server is no place for the runs of tests
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+SHARED_DATA = "MOBILEBERT_EXP_SHARED_DATA"
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """A test that draws without a seed of its own draws the same on every run."""
+    random.seed(0)
+    np.random.seed(0)
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].random.set_seed(0)
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The top folder of the repository."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data(checkout: Path) -> Path:
+    """Real SQuAD, GLUE and XNLI parts with their vocabularies; they are no part of the repository."""
+    named = os.environ.get(SHARED_DATA)
+    folder = Path(named) if named else checkout.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"shared data absent: {folder} is not there; name the folder in {SHARED_DATA}")
+    return folder
