@@ -1,0 +1,376 @@
+"""The schema of an experiment: typed, checked once, in `__post_init__`; nothing downstream checks again.
+
+Architecture fields have no defaults: each file of `conf/model` states them all, so that no preset can silently
+inherit another's (an under-specified upstream config built the 294M-parameter teacher). Everything else has its
+default here, and YAML states only what differs. Schemas are not frozen, because Hydra must override them.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from mobilebert_exp.checks import at_least, optional_place, place, positive, require
+
+MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
+
+
+class Mode(enum.Enum):
+    """What to do with the experiment."""
+
+    train = "train"
+    evaluate = "evaluate"
+    predict = "predict"
+    plan = "plan"
+
+
+class Activation(enum.Enum):
+    relu = "relu"
+    relu6 = "relu6"
+    gelu = "gelu"
+
+
+class Normalization(enum.Enum):
+    no_norm = "no_norm"
+    layer_norm = "layer_norm"
+
+
+class LayerLoop(enum.Enum):
+    scan = "scan"
+    unroll = "unroll"
+
+
+class Initialization(enum.Enum):
+    """How a model starts: `bert` draws every kernel with `initializer_range`; `scaled` suits narrow models."""
+
+    bert = "bert"
+    scaled = "scaled"
+
+
+class DType(enum.Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Device(enum.Enum):
+    cpu = "cpu"
+    gpu = "gpu"
+    tpu = "tpu"
+
+
+class Distribution(enum.Enum):
+    one_device = "one_device"
+    mirrored = "mirrored"
+    multi_worker = "multi_worker"
+    tpu = "tpu"
+
+
+class TrackerKind(enum.Enum):
+    mlflow = "mlflow"
+    none = "none"
+
+
+class OptimizerKind(enum.Enum):
+    adamw = "adamw"
+
+
+class Resume(enum.Enum):
+    auto = "auto"
+    never = "never"
+
+
+def _integers(config: Any, *, of: type | None = None) -> dict[str, int | None]:
+    """The values of the fields that hold whole numbers; of a base class alone where `of` names it."""
+    return {f.name: getattr(config, f.name) for f in fields(of or config) if f.type in ("int", "int | None")}
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """A MobileBERT architecture (arXiv 2004.02984, section 3), and how to compute it.
+
+    `vocab_size: null` takes the size of the vocabulary, for models that no released weights bind.
+    `attention_mask_value` is added to the scores of padding; -10000 is what the released weights were trained with.
+    """
+
+    name: str = MISSING
+    vocab_size: int | None = MISSING
+    embedding_size: int = MISSING
+    hidden_size: int = MISSING
+    intra_bottleneck_size: int = MISSING
+    intermediate_size: int = MISSING
+    num_layers: int = MISSING
+    num_heads: int = MISSING
+    num_feedforward_networks: int = MISSING
+    hidden_act: Activation = MISSING
+    hidden_dropout: float = MISSING
+    attention_dropout: float = MISSING
+    use_bottleneck_attention: bool = MISSING
+    key_query_shared_bottleneck: bool = MISSING
+    normalization: Normalization = MISSING
+    classifier_activation: bool = MISSING
+    max_positions: int = MISSING
+    type_vocab_size: int = MISSING
+    initializer_range: float = MISSING
+    initialization: Initialization = MISSING
+    attention_mask_value: float = -10000.0
+    layer_loop: LayerLoop = LayerLoop.scan
+
+    def __post_init__(self) -> None:
+        at_least("model", 1, **_integers(self))
+        require(
+            self.intra_bottleneck_size % self.num_heads == 0,
+            f"model.intra_bottleneck_size={self.intra_bottleneck_size} is not divisible by "
+            f"model.num_heads={self.num_heads}; choose a divisor",
+        )
+        for name in ("hidden_dropout", "attention_dropout"):
+            rate = getattr(self, name)
+            require(0 <= rate < 1, f"model.{name}={rate} is not a probability below 1; choose one in [0, 1)")
+        positive("model", initializer_range=self.initializer_range)
+        require(
+            -math.inf < self.attention_mask_value < 0,
+            f"model.attention_mask_value={self.attention_mask_value} is not a finite negative number, "
+            "which hides padding; -10000 is the original's",
+        )
+
+    @property
+    def head_size(self) -> int:
+        return self.intra_bottleneck_size // self.num_heads
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW as the original: no bias correction, decay off on norms and biases, one global clip.
+
+    The learning rate rises linearly over the warm-up and then falls polynomially to `end_learning_rate_ratio` of
+    its peak. `warmup_steps` wins over `warmup_proportion`.
+    """
+
+    name: OptimizerKind = OptimizerKind.adamw
+    learning_rate: float = 5e-5
+    end_learning_rate_ratio: float = 1e-4
+    decay_power: float = 1.0
+    warmup_proportion: float = 0.1
+    warmup_steps: int | None = None
+    weight_decay: float = 0.01
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-6
+    bias_correction: bool = False
+    gradient_clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        section = "task.optimizer"
+        positive(section, learning_rate=self.learning_rate, epsilon=self.epsilon)
+        at_least(
+            section, 0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay, decay_power=self.decay_power
+        )
+        for name, whole in (("warmup_proportion", "all steps"), ("end_learning_rate_ratio", "the peak rate")):
+            share = getattr(self, name)
+            require(0 <= share <= 1, f"{section}.{name}={share} is not within [0, 1]; give it as a share of {whole}")
+        for name in ("beta_1", "beta_2"):
+            beta = getattr(self, name)
+            require(0 <= beta < 1, f"{section}.{name}={beta} is not within [0, 1); the usual values are 0.9 and 0.999")
+        require(
+            self.gradient_clip_norm > 0,
+            f"{section}.gradient_clip_norm={self.gradient_clip_norm} is not positive; inf clips nothing",
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class TaskConfig:
+    """What every task has; each task module extends it with its own fields.
+
+    Attributes:
+      kind: the task's name in the registry, i.e. its module under `mobilebert_exp/tasks`.
+      name: what the experiment is called in the tracker.
+      global_batch_size: examples a training step sees, over all replicas and accumulation together.
+      num_train_epochs: passes over the training examples; `trainer.max_steps` caps the steps that follow from it.
+      main_metric: the metric that picks the best checkpoint and stands in a sweep's table; larger is better.
+    """
+
+    kind: str = MISSING
+    name: str = MISSING
+    max_seq_length: int = 128
+    global_batch_size: int = 32
+    eval_batch_size: int = 32
+    num_train_epochs: float = 3.0
+    main_metric: str = MISSING
+    vocab_file: str | None = None
+    lower_case: bool = True
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        at_least("task", 1, **_integers(self, of=TaskConfig))
+        positive("task", num_train_epochs=self.num_train_epochs)
+        self.vocab_file = optional_place("task.vocab_file", self.vocab_file)
+
+
+@dataclass(kw_only=True, slots=True)
+class HardwareConfig:
+    """Where the experiment runs.
+
+    Attributes:
+      num_replicas: devices over which the global batch is split. On CPU they are logical devices; on GPU `null`
+        takes all that are visible; on TPU it states the cores expected.
+      steps_per_loop: training steps run on the device between two looks from the host; results do not depend on it.
+      threads: intra-op threads on CPU; null lets TensorFlow choose.
+      xla: whether the training step is compiled by XLA (measured slower on CPU, needed on TPU).
+    """
+
+    name: str = MISSING
+    device: Device = MISSING
+    distribution: Distribution = MISSING
+    num_replicas: int | None = 1
+    dtype: DType = DType.float32
+    xla: bool = False
+    steps_per_loop: int = 10
+    threads: int | None = None
+    tpu_name: str | None = None
+    tpu_zone: str | None = None
+    gcp_project: str | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            self.dtype is not DType.float16,
+            "hardware.dtype=float16 is refused: NoNorm activations exceed its range and become NaN; "
+            "use float32 or bfloat16",
+        )
+        at_least("hardware", 1, **_integers(self))
+        is_tpu = self.device is Device.tpu
+        require(
+            is_tpu == (self.distribution is Distribution.tpu),
+            f"hardware.distribution={self.distribution.name} does not fit hardware.device={self.device.name}; "
+            "tpu goes with tpu, and only with it",
+        )
+        require(
+            self.distribution is not Distribution.one_device or self.num_replicas == 1,
+            f"hardware.num_replicas={'null' if self.num_replicas is None else self.num_replicas} does not fit "
+            "hardware.distribution=one_device; set it to 1, or the distribution to mirrored",
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerConfig:
+    """How the training loop runs.
+
+    Attributes:
+      max_steps: cap on the optimizer steps; null takes what the task's epochs give.
+      eval_every_steps: evaluate each so many steps; null only at the end.
+      checkpoint_every_steps: save each so many steps; null only at the end.
+      keep_checkpoints: how many of the newest checkpoints stay, beside the best.
+      limit_eval: evaluate only the first so many examples.
+      overfit_batches: train on the first so many batches again and again, unshuffled, to see the loss reach zero.
+      gradient_accumulation_steps: micro-batches a step is cut into, to fit memory; results stay the same.
+    """
+
+    max_steps: int | None = None
+    eval_every_steps: int | None = None
+    checkpoint_every_steps: int | None = 1000
+    keep_checkpoints: int = 2
+    limit_eval: int | None = None
+    overfit_batches: int | None = None
+    gradient_accumulation_steps: int = 1
+
+    def __post_init__(self) -> None:
+        at_least("trainer", 1, **_integers(self))
+
+
+@dataclass(kw_only=True, slots=True)
+class TrackingConfig:
+    """Where runs are recorded.
+
+    Attributes:
+      uri: an MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else the SQLite store `<output_dir>/mlflow.db`.
+      experiment: the MLflow experiment; null takes the task's name.
+      run_name: null takes `<task>-<model>-seed<seed>`.
+    """
+
+    kind: TrackerKind = TrackerKind.mlflow
+    uri: str | None = None
+    experiment: str | None = None
+    run_name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True, slots=True)
+class InitConfig:
+    """Where the weights come from: null starts from scratch; else a run's folder or a checkpoint in one."""
+
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        self.checkpoint = optional_place("init.checkpoint", self.checkpoint)
+
+
+@dataclass(kw_only=True, slots=True)
+class ExperimentConfig:
+    """One experiment, whole."""
+
+    mode: Mode = Mode.train
+    seed: int = 0
+    data_root: str | None = None
+    output_dir: str = "outputs"
+    cache_dir: str | None = None
+    resume: Resume = Resume.auto
+    model: ModelConfig = MISSING
+    task: TaskConfig = MISSING
+    hardware: HardwareConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**31, f"seed={self.seed} is not within [0, 2147483647]; choose another")
+        self.data_root = optional_place("data_root", self.data_root)
+        self.cache_dir = optional_place("cache_dir", self.cache_dir)
+        self.output_dir = place("output_dir", self.output_dir)
+        length, positions = self.task.max_seq_length, self.model.max_positions
+        require(
+            length <= positions,
+            f"task.max_seq_length={length} exceeds the model's {positions} positions (model.max_positions); lower it",
+        )
+        self.check_batches(num_replicas=self.hardware.num_replicas or 1)
+        steps, warmup = self.trainer.max_steps, self.task.optimizer.warmup_steps
+        require(
+            steps is None or warmup is None or warmup <= steps,
+            f"task.optimizer.warmup_steps={warmup} exceeds trainer.max_steps={steps}; lower it",
+        )
+        require(
+            self.mode not in (Mode.evaluate, Mode.predict) or self.init.checkpoint is not None,
+            f"mode={self.mode.name} needs init.checkpoint=RUN_DIR, the folder of a finished training run",
+        )
+
+    def check_batches(self, *, num_replicas: int) -> None:
+        """Both batches must split evenly; hardware that takes whatever devices it finds checks again when it has.
+
+        Raises:
+          ConfigError: a replica's or a micro-batch's share would not be whole.
+        """
+        parts = num_replicas * self.trainer.gradient_accumulation_steps
+        accumulated = "" if parts == num_replicas else " x trainer.gradient_accumulation_steps"
+        for name, size, count, origin in (
+            ("global_batch_size", self.task.global_batch_size, parts, f"replicas{accumulated}"),
+            ("eval_batch_size", self.task.eval_batch_size, num_replicas, "replicas"),
+        ):
+            require(
+                size % count == 0,
+                f"task.{name}={size} is not divisible by {count} ({origin}); set it to {-(-size // count) * count}",
+            )
+
+
+def leaves(config: object, *, prefix: str = "") -> dict[str, object]:
+    """Every leaf of a typed config as `{"task.optimizer.learning_rate": 5e-05, …}`; enums by name."""
+    found: dict[str, object] = {}
+    if is_dataclass(config) and not isinstance(config, type):
+        items = [(f.name, getattr(config, f.name)) for f in fields(config)]
+    elif isinstance(config, Mapping) and config:
+        items = [(str(key), value) for key, value in config.items()]
+    else:
+        return {prefix: config.name if isinstance(config, enum.Enum) else config}
+    for name, value in items:
+        found.update(leaves(value, prefix=f"{prefix}.{name}" if prefix else name))
+    return found

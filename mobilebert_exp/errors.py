@@ -1,0 +1,48 @@
+"""Every error a user can cause.
+
+    UserError (ValueError)        one line, exit code 2: what, where, remedy
+    ├── ConfigError               a setting, or a combination of settings, that cannot work
+    ├── DataError                 an input file that is missing, malformed or of another kind
+    ├── CheckpointError           a checkpoint that is missing, torn or of another model
+    └── OutputError               a place that cannot be written (rights, space)
+
+    RunStopped (BaseException)    not a mistake: the run was asked to stop; passes through whatever runs it, a sweep too
+
+Anything else that reaches the entry point is a defect of ours and shows its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake the user can mend; its text is one line that says what, where and the remedy."""
+
+
+class ConfigError(UserError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class DataError(UserError):
+    """An input file that is missing, malformed or of another kind."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, torn or belongs to another model."""
+
+
+class OutputError(UserError):
+    """A place that cannot be written: no rights, no space."""
+
+
+class RunStopped(BaseException):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved what it had.
+
+    Attributes:
+      signal_number: the signal that asked, e.g. 15 for SIGTERM.
+      exit_code: 128 + signal_number, as shells expect.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
