@@ -1,0 +1,170 @@
+"""BERT's WordPiece tokenizer, equal to the original token by token.
+
+The Rust `tokenizers` library is not used here on purpose: it drops unassigned and private-use characters, misses the
+final sigma and one CJK range, and knows another Unicode version than Python; for single words it is slower too.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from mobilebert_exp.errors import DataError
+
+PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_WORD_CHARS = 400  # a longer word is [UNK]; tf-models' limit (the first BERT release had 200)
+_MEMO_WORDS = 2**18
+# Only what every notion of whitespace agrees on; whatever else separates words is found within a chunk.
+_CHUNK = re.compile(r"[^ \t\n\r]+")
+_CJK = (
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0x2F800, 0x2FA1F),
+)
+
+
+class _CharacterMap(dict[int, str]):
+    """A table for `str.translate` that computes an entry when it is first needed."""
+
+    def __init__(self, rule: Callable[[str], str]) -> None:
+        super().__init__()
+        self._rule = rule
+
+    def __missing__(self, code: int) -> str:
+        self[code] = self._rule(chr(code))
+        return self[code]
+
+
+def _clean(char: str) -> str:
+    category = unicodedata.category(char)
+    if char in " \t\n\r" or category == "Zs":
+        return " "
+    if char in "\0\ufffd" or category in ("Cc", "Cf"):
+        return ""
+    return f" {char} " if any(first <= ord(char) <= last for first, last in _CJK) else char
+
+
+def _set_apart(char: str) -> str:
+    is_ascii_symbol = "!" <= char <= "~" and not char.isalnum()
+    return f" {char} " if is_ascii_symbol or unicodedata.category(char).startswith("P") else char
+
+
+def _set_apart_without_accents(char: str) -> str:
+    return "" if unicodedata.category(char) == "Mn" else _set_apart(char)
+
+
+_CLEAN = _CharacterMap(_clean)
+_PUNCTUATION = _CharacterMap(_set_apart)
+_PUNCTUATION_AND_ACCENTS = _CharacterMap(_set_apart_without_accents)
+
+
+@functools.lru_cache(maxsize=_MEMO_WORDS)
+def _chunk_words(chunk: str, lower_case: bool) -> tuple[str, ...]:
+    text = chunk.translate(_CLEAN)
+    if lower_case:
+        text = unicodedata.normalize("NFD", text.lower()).translate(_PUNCTUATION_AND_ACCENTS)
+    else:
+        text = text.translate(_PUNCTUATION)
+    return tuple(text.split())
+
+
+def basic_words(text: str, *, lower_case: bool) -> list[str]:
+    """Words and punctuation marks of a text, before WordPiece (the original's `BasicTokenizer`)."""
+    return [word for chunk in _CHUNK.findall(text) for word in _chunk_words(chunk, lower_case)]
+
+
+class Tokenizer:
+    """A vocabulary and the rules by which text becomes its pieces.
+
+    Attributes:
+      vocabulary: pieces by id.
+      lower_case: whether text is lower-cased and stripped of accents first.
+      digest: sha256 of the vocabulary and `lower_case`: equal digests tokenise equally.
+      pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special tokens.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], *, lower_case: bool) -> None:
+        """Raises DataError when the vocabulary is empty, repeats a token or lacks a special one."""
+        self.vocabulary = tuple(vocabulary)
+        self.lower_case = lower_case
+        self._ids = _index(self.vocabulary)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = self.ids(SPECIAL_TOKENS)
+        content = "\n".join(self.vocabulary) + f"\nlower_case={lower_case}"
+        self.digest = hashlib.sha256(content.encode()).hexdigest()
+        self._longest_token = max(map(len, self.vocabulary))
+        self._chunk_tokens = functools.lru_cache(maxsize=_MEMO_WORDS)(self._split_chunk)
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, lower_case: bool) -> Tokenizer:
+        """Reads one token a line; raises DataError when the file is missing or no vocabulary."""
+        remedy = "name a BERT vocabulary in task.vocab_file"
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"vocabulary {path} cannot be read ({error.strerror}); {remedy}") from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"vocabulary {path} is not UTF-8 at byte {error.start}; {remedy}") from None
+        # Not splitlines: the multilingual vocabulary may hold characters that Unicode counts as line ends.
+        lines = text.removesuffix("\n").split("\n") if text else []
+        try:
+            return cls([line.strip() for line in lines], lower_case=lower_case)
+        except DataError as error:
+            raise DataError(f"vocabulary {path}: {error}") from None
+
+    def words(self, text: str) -> list[str]:
+        """Words and punctuation marks, before WordPiece."""
+        return basic_words(text, lower_case=self.lower_case)
+
+    def tokens(self, text: str) -> list[str]:
+        """WordPiece tokens; continuing pieces begin with `##`."""
+        return [token for chunk in _CHUNK.findall(text) for token in self._chunk_tokens(chunk)]
+
+    def ids(self, tokens: Iterable[str]) -> list[int]:
+        """Ids of tokens that `tokens` returned."""
+        return [self._ids[token] for token in tokens]
+
+    def _split_chunk(self, chunk: str) -> tuple[str, ...]:
+        return tuple(token for word in _chunk_words(chunk, self.lower_case) for token in self._split_word(word))
+
+    def _split_word(self, word: str) -> list[str]:
+        """The longest piece of the vocabulary first, then the longest of the rest; [UNK] if nothing fits."""
+        if len(word) > MAX_WORD_CHARS:
+            return [UNK]
+        tokens: list[str] = []
+        start = 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            for end in range(min(len(word), start + self._longest_token), start, -1):
+                token = prefix + word[start:end]
+                if token in self._ids:
+                    break
+            else:
+                return [UNK]
+            tokens.append(token)
+            start = end
+        return tokens
+
+
+def _index(vocabulary: Sequence[str]) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    for index, token in enumerate(vocabulary):
+        if not token:
+            raise DataError(f"line {index + 1} is blank; a vocabulary has one token a line")
+        if token in ids:
+            raise DataError(f"{token!r} stands on lines {ids[token] + 1} and {index + 1}; remove one")
+        ids[token] = index
+    if not ids:
+        raise DataError("it is empty; a vocabulary has one token a line")
+    missing = [token for token in SPECIAL_TOKENS if token not in ids]
+    if missing:
+        raise DataError(f"it lacks {', '.join(missing)}; a BERT vocabulary has {', '.join(SPECIAL_TOKENS)}")
+    return ids
