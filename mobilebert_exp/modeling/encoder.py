@@ -1,0 +1,160 @@
+"""The MobileBERT encoder: embeddings, then one block looped over stacked layer variables.
+
+Plain `tf.Module` and `tf.Variable`. Under `layer_loop: scan` the blocks are one `tf.while_loop` whose slices come from
+`TensorArray`s: the graph holds one block, and the gradient of a slice is written once instead of being added to a
+dense zero (what `tf.gather` costs). Under `unroll` the same function is called once a layer: a flat graph, for export.
+
+Shapes: B batch, L tokens, N heads, M keys, H hidden size, E embedding size, A layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from mobilebert_exp.config import LayerLoop, ModelConfig
+from mobilebert_exp.modeling.block import block, dense, dropout, fold, normalize
+from mobilebert_exp.modeling.initializers import initial_value
+from mobilebert_exp.modeling.variables import STACKED, VariableSpec, encoder_variables
+
+EMBEDDING_DROPOUT = 1_000_003  # seeds 0..A-1 belong to the layers
+
+
+class EncoderOutput(NamedTuple):
+    """What the encoder returns.
+
+    Attributes:
+      sequence_BLH: output of the last block, float32.
+      pooled_BH: the first token's output, through a tanh layer where the architecture has a pooler; float32.
+      hidden_ABLH: outputs of the embeddings and of every block, `A + 1` of them; None unless asked for.
+      scores_ABNLM: each block's scores before the softmax; None unless asked for.
+    """
+
+    sequence_BLH: tf.Tensor
+    pooled_BH: tf.Tensor
+    hidden_ABLH: tf.Tensor | None
+    scores_ABNLM: tf.Tensor | None
+
+
+class MobileBertEncoder(tf.Module):
+    """A MobileBERT encoder of any preset.
+
+    Args:
+      config: the architecture; `vocab_size` is a number by now.
+      seed: the initial weights are a function of it and of each variable's name.
+      dtype: of the activations, `float32` or `bfloat16`; variables are float32.
+    """
+
+    def __init__(self, config: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> None:
+        super().__init__(name="encoder")
+        self.config = config
+        self.dtype = tf.as_dtype(dtype)
+        self.weights = create_variables(encoder_variables(config), config, seed=seed)
+
+    def __call__(
+        self,
+        input_ids_BL: tf.Tensor,
+        input_mask_BL: tf.Tensor,
+        segment_ids_BL: tf.Tensor,
+        *,
+        seed: tf.Tensor | None = None,
+        all_layers: bool = False,
+    ) -> EncoderOutput:
+        """Encodes a batch.
+
+        Args:
+          input_ids_BL: token ids.
+          input_mask_BL: 1 for a token, 0 for padding.
+          segment_ids_BL: 0 for the first text, 1 for the second.
+          seed: int32 `[2]` for dropout; None switches dropout off.
+          all_layers: whether to return every layer's output and scores too.
+        """
+        params = {name: tf.cast(variable, self.dtype) for name, variable in self.weights.items()}
+        x_BLH = self._embed(params, input_ids_BL, segment_ids_BL, seed)
+        mask_value = tf.constant(self.config.attention_mask_value, self.dtype)
+        bias_B11M = (1 - tf.cast(input_mask_BL, self.dtype))[:, None, None, :] * mask_value
+        stacked = {name.removeprefix(STACKED): value for name, value in params.items() if name.startswith(STACKED)}
+        loop = _scan if self.config.layer_loop is LayerLoop.scan else _unroll
+        x_BLH, hidden_ABLH, scores_ABNLM = loop(x_BLH, stacked, bias_B11M, self.config, seed, all_layers)
+        return EncoderOutput(
+            tf.cast(x_BLH, tf.float32), tf.cast(self._pool(params, x_BLH), tf.float32), hidden_ABLH, scores_ABNLM
+        )
+
+    def _embed(
+        self,
+        params: Mapping[str, tf.Tensor],
+        input_ids_BL: tf.Tensor,
+        segment_ids_BL: tf.Tensor,
+        seed: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """Trigram word embeddings projected to H, plus token type and position (paper, section 3.2.2)."""
+        word_BLE = tf.gather(params["embeddings/word/table"], input_ids_BL)
+        following = tf.pad(word_BLE[:, 1:], [[0, 0], [0, 1], [0, 0]])
+        preceding = tf.pad(word_BLE[:, :-1], [[0, 0], [1, 0], [0, 0]])
+        x_BLH = dense(tf.concat([following, word_BLE, preceding], axis=-1), params, "embeddings/projection")
+        types = tf.one_hot(segment_ids_BL, self.config.type_vocab_size, dtype=self.dtype)
+        x_BLH += tf.tensordot(types, params["embeddings/type/table"], axes=1)
+        x_BLH += params["embeddings/position/table"][None, : tf.shape(input_ids_BL)[1]]
+        x_BLH = normalize(x_BLH, params, "embeddings/norm", self.config)
+        return dropout(x_BLH, rate=self.config.hidden_dropout, seed=fold(seed, EMBEDDING_DROPOUT))
+
+    def _pool(self, params: Mapping[str, tf.Tensor], x_BLH: tf.Tensor) -> tf.Tensor:
+        first_BH = x_BLH[:, 0]
+        return tf.tanh(dense(first_BH, params, "pooler")) if self.config.classifier_activation else first_BH
+
+
+def create_variables(specs: list[VariableSpec], config: ModelConfig, *, seed: int) -> dict[str, tf.Variable]:
+    """Variables by name, each started by `initializers.initial_value`."""
+    return {spec.name: tf.Variable(initial_value(spec, config, seed=seed), name=spec.name) for spec in specs}
+
+
+def _unroll(
+    x_BLH: tf.Tensor,
+    stacked: Mapping[str, tf.Tensor],
+    bias_B11M: tf.Tensor,
+    config: ModelConfig,
+    seed: tf.Tensor | None,
+    all_layers: bool,
+) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+    slices = {name: tf.unstack(value, num=config.num_layers) for name, value in stacked.items()}
+    hidden, scores = [x_BLH], []
+    for layer in range(config.num_layers):
+        params = {name: values[layer] for name, values in slices.items()}
+        x_BLH, scores_BNLM = block(x_BLH, params, bias_B11M, config=config, seed=fold(seed, layer))
+        hidden.append(x_BLH)
+        scores.append(scores_BNLM)
+    return (x_BLH, tf.stack(hidden), tf.stack(scores)) if all_layers else (x_BLH, None, None)
+
+
+def _scan(
+    x_BLH: tf.Tensor,
+    stacked: Mapping[str, tf.Tensor],
+    bias_B11M: tf.Tensor,
+    config: ModelConfig,
+    seed: tf.Tensor | None,
+    all_layers: bool,
+) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+    layers = config.num_layers
+    arrays = {
+        name: tf.TensorArray(value.dtype, size=layers, element_shape=value.shape[1:]).unstack(value)
+        for name, value in stacked.items()
+    }
+    kept = tuple(tf.TensorArray(x_BLH.dtype, size=layers) for _ in range(2 if all_layers else 0))
+
+    def body(
+        layer: tf.Tensor, x: tf.Tensor, kept: tuple[tf.TensorArray, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.TensorArray, ...]]:
+        params = {name: array.read(layer) for name, array in arrays.items()}
+        x, scores_BNLM = block(x, params, bias_B11M, config=config, seed=fold(seed, layer))
+        x = tf.ensure_shape(x, x_BLH.shape)
+        found = (x, scores_BNLM) if all_layers else ()
+        return layer + 1, x, tuple(array.write(layer, value) for array, value in zip(kept, found, strict=True))
+
+    _, last_BLH, kept = tf.while_loop(
+        lambda layer, *_: layer < layers, body, (tf.constant(0), x_BLH, kept), maximum_iterations=layers
+    )
+    if not all_layers:
+        return last_BLH, None, None
+    return last_BLH, tf.concat([x_BLH[None], kept[0].stack()], axis=0), kept[1].stack()

@@ -1,0 +1,130 @@
+"""Which variables a MobileBERT has: the one source for building, counting and planning; pure Python.
+
+Every variable of the blocks is stacked over the layers, axis 0 (`layers/…`), so that one block can be looped.
+Shapes: V vocabulary, E embedding, H hidden (between blocks), I intra-bottleneck, F intermediate, P positions, T token
+types, A layers.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mobilebert_exp.config import ModelConfig
+
+TRIGRAM = 3  # embeddings of the next, the current and the previous token, side by side
+STACKED = "layers/"  # prefix of the variables whose axis 0 is the layer
+NOT_DECAYED = ("/bias", "/gamma", "/beta")
+
+
+class Fill(enum.Enum):
+    """How a variable starts. `kernel` and the embeddings are random; see `modeling.initializers`."""
+
+    kernel = "kernel"
+    embedding = "embedding"
+    position = "position"
+    zeros = "zeros"
+    ones = "ones"
+
+
+@dataclass(frozen=True, slots=True)
+class VariableSpec:
+    """One variable: its name, its shape and how it starts."""
+
+    name: str
+    shape: tuple[int, ...]
+    fill: Fill
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def stacked(self) -> bool:
+        return self.name.startswith(STACKED)
+
+    @property
+    def decayed(self) -> bool:
+        """Norms and biases are neither decayed nor layer-adapted."""
+        return not self.name.endswith(NOT_DECAYED)
+
+
+def dense(name: str, width_in: int, width_out: int, *, layers: int | None = None) -> list[VariableSpec]:
+    """Kernel `[in, out]` and bias `[out]` of a dense layer, with a leading layer axis where it is stacked."""
+    lead = () if layers is None else (layers,)
+    return [
+        VariableSpec(f"{name}/kernel", (*lead, width_in, width_out), Fill.kernel),
+        VariableSpec(f"{name}/bias", (*lead, width_out), Fill.zeros),
+    ]
+
+
+def norm(name: str, width: int, *, layers: int | None = None) -> list[VariableSpec]:
+    """Scale (gamma) and shift (beta) of NoNorm or LayerNorm alike."""
+    lead = () if layers is None else (layers,)
+    return [
+        VariableSpec(f"{name}/gamma", (*lead, width), Fill.ones),
+        VariableSpec(f"{name}/beta", (*lead, width), Fill.zeros),
+    ]
+
+
+def embedding_variables(config: ModelConfig) -> list[VariableSpec]:
+    assert config.vocab_size is not None, "resolve the vocabulary size first"
+    return [
+        VariableSpec("embeddings/word/table", (config.vocab_size, config.embedding_size), Fill.embedding),
+        VariableSpec("embeddings/position/table", (config.max_positions, config.hidden_size), Fill.position),
+        VariableSpec("embeddings/type/table", (config.type_vocab_size, config.hidden_size), Fill.embedding),
+        *dense("embeddings/projection", TRIGRAM * config.embedding_size, config.hidden_size),
+        *norm("embeddings/norm", config.hidden_size),
+    ]
+
+
+def block_variables(config: ModelConfig) -> list[VariableSpec]:
+    """The variables of all blocks, stacked. The un-prefixed last feed-forward network of TF1 is `ffn_{F-1}` here."""
+    a, hidden, intra = config.num_layers, config.hidden_size, config.intra_bottleneck_size
+    found = dense("layers/bottleneck_input", hidden, intra, layers=a)
+    found += norm("layers/bottleneck_input/norm", intra, layers=a)
+    if shares_query_key(config):
+        found += dense("layers/bottleneck_query_key", hidden, intra, layers=a)
+        found += norm("layers/bottleneck_query_key/norm", intra, layers=a)
+    for name in ("query", "key"):
+        found += dense(f"layers/attention/{name}", query_key_width(config), intra, layers=a)
+    found += dense("layers/attention/value", value_width(config), intra, layers=a)
+    found += dense("layers/attention/output", intra, intra, layers=a) + norm("layers/attention/norm", intra, layers=a)
+    for k in range(config.num_feedforward_networks):
+        found += dense(f"layers/ffn_{k}/intermediate", intra, config.intermediate_size, layers=a)
+        found += dense(f"layers/ffn_{k}/output", config.intermediate_size, intra, layers=a)
+        found += norm(f"layers/ffn_{k}/norm", intra, layers=a)
+    found += dense("layers/bottleneck_output", intra, hidden, layers=a)
+    return found + norm("layers/bottleneck_output/norm", hidden, layers=a)
+
+
+def encoder_variables(config: ModelConfig) -> list[VariableSpec]:
+    """Every variable of the encoder, the pooler included where the architecture has one."""
+    pooler = dense("pooler", config.hidden_size, config.hidden_size) if config.classifier_activation else []
+    return embedding_variables(config) + block_variables(config) + pooler
+
+
+def span_variables(config: ModelConfig) -> list[VariableSpec]:
+    """The SQuAD head: start and end scores of a token; no dropout, as in the original."""
+    return dense("heads/span", config.hidden_size, 2)
+
+
+def shares_query_key(config: ModelConfig) -> bool:
+    """Bottleneck attention takes precedence: then queries and keys come from the input bottleneck."""
+    return config.key_query_shared_bottleneck and not config.use_bottleneck_attention
+
+
+def query_key_width(config: ModelConfig) -> int:
+    narrow = config.use_bottleneck_attention or config.key_query_shared_bottleneck
+    return config.intra_bottleneck_size if narrow else config.hidden_size
+
+
+def value_width(config: ModelConfig) -> int:
+    return config.intra_bottleneck_size if config.use_bottleneck_attention else config.hidden_size
+
+
+def parameters(specs: Iterable[VariableSpec]) -> int:
+    """How many numbers the variables hold together."""
+    return sum(spec.size for spec in specs)
