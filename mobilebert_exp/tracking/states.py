@@ -1,0 +1,96 @@
+"""A run's identity and its state on disk, so that the same command finds the run it should continue.
+
+`<run_dir>/state.json` holds identity, state, reason and the tracker's run id; `<run_dir>/.alive` is locked as long as
+its process lives, so a run that died without a word is told from one that is working.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilebert_exp.tracking.base import RunState
+
+STATE_FILE = "state.json"
+INDEX = ".runs"
+UNFINISHED = {RunState.RUNNING.name, RunState.KILLED.name, RunState.PREEMPTED.name}
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Unfinished:
+    """A run that stopped before its end: where it lies and what the tracker calls it."""
+
+    run_dir: Path
+    run_id: str
+
+
+def identity(config: Mapping[str, object], *, digests: Mapping[str, str], code: str) -> str:
+    """sha256 of what determines a run's result: resolved config, data digests, code."""
+    content = json.dumps({"config": dict(config), "digests": dict(digests), "code": code}, sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def write(run_dir: Path, *, identity: str, state: RunState, reason: str = "", run_id: str = "") -> None:
+    """Records the state, whole or not at all."""
+    record = {"identity": identity, "state": state.name, "reason": reason, "run_id": run_id}
+    write_json(run_dir / STATE_FILE, record)
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a JSON file that is never seen half-written."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(record, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def enter(output_dir: Path, run_dir: Path, *, identity: str) -> None:
+    """Notes that `run_dir` is the newest run of its identity."""
+    index = output_dir / INDEX
+    index.mkdir(parents=True, exist_ok=True)
+    write_json(index / f"{identity}.json", {"run_dir": str(run_dir)})
+
+
+def find_unfinished(output_dir: Path, *, identity: str) -> Unfinished | None:
+    """The newest run of this identity, if it neither finished nor failed and no process works on it."""
+    try:
+        run_dir = Path(json.loads((output_dir / INDEX / f"{identity}.json").read_text(encoding="utf-8"))["run_dir"])
+        record = json.loads((run_dir / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if record["state"] not in UNFINISHED or is_alive(run_dir):
+        return None
+    return Unfinished(run_dir=run_dir, run_id=record["run_id"])
+
+
+@contextlib.contextmanager
+def alive(run_dir: Path) -> Iterator[None]:
+    """Holds the run's lock; the system lets it go when the process dies, however it dies."""
+    with _lock(run_dir).acquire(blocking=False):
+        yield
+
+
+def is_alive(run_dir: Path) -> bool:
+    """Whether some process holds the run's lock."""
+    import filelock
+
+    try:
+        with _lock(run_dir).acquire(blocking=False):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def _lock(run_dir: Path) -> Any:
+    import filelock
+
+    return filelock.FileLock(run_dir / ".alive")
