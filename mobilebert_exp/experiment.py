@@ -1,0 +1,246 @@
+"""The assembler: config to task, model, runner and tracker; the run's identity, its folder and its one true state."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mobilebert_exp import registry
+from mobilebert_exp.config import ExperimentConfig, Mode, Resume, TrackerKind, leaves
+from mobilebert_exp.errors import ConfigError, OutputError, RunStopped
+from mobilebert_exp.runners.base import Job, Outcome, StopRequest
+from mobilebert_exp.tasks.base import Task
+from mobilebert_exp.tracking import provenance, states
+from mobilebert_exp.tracking.base import RunInfo, RunState, Tracker
+from mobilebert_exp.tracking.report import end_table
+
+log = logging.getLogger(__name__)
+RESULT_FILE = "result.json"
+DEFAULT_CACHE = "~/.cache/mobilebert_exp"
+NOT_IDENTITY = ("output_dir", "cache_dir", "resume", "tracking.", "hardware.steps_per_loop", "trainer.keep_checkpoints")
+
+
+@dataclass(kw_only=True, slots=True)
+class Result:
+    """What `result.json` holds."""
+
+    run_id: str
+    run_dir: str
+    state: str
+    reason: str
+    experiment: str
+    overrides: list[str]
+    main_metric: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    paths: dict[str, str] = field(default_factory=dict)
+
+
+def run(
+    config: ExperimentConfig,
+    *,
+    run_dir: str | Path,
+    overrides: Sequence[str] = (),
+    sweep_dir: str | Path | None = None,
+    tracking_uri: str | None = None,
+) -> Result:
+    """Runs one experiment to its end.
+
+    Args:
+      config: the experiment.
+      run_dir: its folder; created. A continued run goes on in its first folder instead.
+      overrides: what the command line changed, for the record.
+      sweep_dir: folder of the sweep it belongs to.
+      tracking_uri: MLflow's address where `config.tracking.uri` names none.
+
+    Raises:
+      UserError: a mistake that the user can mend.
+      RunStopped: a signal asked it to stop; what it had is saved.
+    """
+    config = dataclasses.replace(config, cache_dir=str(Path(config.cache_dir or DEFAULT_CACHE).expanduser().resolve()))
+    task = registry.create_task(config)
+    config = dataclasses.replace(config, model=_resolved_model(config, task))
+    if config.mode is Mode.plan:
+        return _plan(config, task, run_dir=Path(run_dir), overrides=overrides)
+    return _Run(
+        config, task, run_dir=Path(run_dir), overrides=overrides, sweep_dir=sweep_dir, uri=tracking_uri
+    ).execute()
+
+
+def _resolved_model(config: ExperimentConfig, task: Task) -> Any:
+    """The model with the vocabulary's size where it is open; a size of its own must equal it."""
+    model = config.model
+    if model.vocab_size not in (None, task.vocab_size):
+        raise ConfigError(
+            f"model.vocab_size={model.vocab_size} and the vocabulary has {task.vocab_size} entries; "
+            "name the model's own with task.vocab_file or data_root, or set model.vocab_size for a model from scratch"
+        )
+    return dataclasses.replace(model, vocab_size=task.vocab_size)
+
+
+def _plan(config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Sequence[str]) -> Result:
+    job = Job(config=config, task=task, run_dir=run_dir, tracker=_tracker(config, None), stop=StopRequest())
+    outcome = registry.runner(Mode.plan).run(job)
+    print(outcome.text)
+    return Result(
+        run_id="",
+        run_dir=str(run_dir),
+        state=RunState.FINISHED.name,
+        reason="",
+        experiment=config.tracking.experiment or config.task.name,
+        overrides=list(overrides),
+        main_metric=config.task.main_metric,
+        metrics=outcome.metrics,
+    )
+
+
+def _tracker(config: ExperimentConfig, uri: str | None) -> Tracker:
+    if config.tracking.kind is TrackerKind.none or config.mode is Mode.plan:
+        from mobilebert_exp.tracking.nothing import NoTracker
+
+        return NoTracker()
+    from mobilebert_exp.tracking.mlflow import MlflowTracker
+    from mobilebert_exp.tracking.store import resolve_uri
+
+    return MlflowTracker(resolve_uri(config.tracking.uri, uri, config.output_dir))
+
+
+class _Run:
+    """One tracked run: opened, executed, and closed in the state it really ended in."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        task: Task,
+        *,
+        run_dir: Path,
+        overrides: Sequence[str],
+        sweep_dir: str | Path | None,
+        uri: str | None,
+    ) -> None:
+        self._config, self._task = config, task
+        self._overrides, self._sweep_dir = list(overrides), sweep_dir
+        self._digests = dict(task.digests())
+        self._identity = states.identity(
+            {k: v for k, v in leaves(config).items() if not k.startswith(NOT_IDENTITY)},
+            digests=self._digests,
+            code=provenance.code_digest(),
+        )
+        self._output_dir = Path(config.output_dir).resolve()
+        unfinished = self._unfinished()
+        self._run_dir = (unfinished.run_dir if unfinished else run_dir).resolve()
+        self._resume_id = unfinished.run_id if unfinished else ""
+        self._tracker = _tracker(config, uri)
+        self._started = time.monotonic()
+
+    def _unfinished(self) -> states.Unfinished | None:
+        if self._config.resume is Resume.never or self._config.mode is not Mode.train:
+            return None
+        found = states.find_unfinished(self._output_dir, identity=self._identity)
+        if found:
+            log.info("continuing the unfinished run in %s; resume=never starts afresh", found.run_dir)
+        return found
+
+    def execute(self) -> Result:
+        try:
+            self._run_dir.mkdir(parents=True, exist_ok=True)
+            states.enter(self._output_dir, self._run_dir, identity=self._identity)
+        except OSError as problem:
+            raise OutputError(
+                f"cannot write {problem.filename}: {problem.strerror}; set output_dir elsewhere"
+            ) from None
+        with states.alive(self._run_dir), StopRequest().listening() as stop:
+            self._open()
+            try:
+                job = Job(config=self._config, task=self._task, run_dir=self._run_dir, tracker=self._tracker, stop=stop)
+                outcome = registry.runner(self._config.mode).run(job)
+                stop.check()
+            except RunStopped as stopped:
+                state = RunState.PREEMPTED if stopped.signal_number == 15 else RunState.KILLED
+                self._close(state, reason=str(stopped))
+                raise
+            except BaseException as problem:
+                self._close(RunState.FAILED, reason=f"{type(problem).__name__}: {problem}")
+                raise
+            return self._close(RunState.FINISHED, outcome=outcome)
+
+    def _open(self) -> None:
+        config = self._config
+        known = provenance.provenance(Path(__file__).resolve().parent.parent)
+        name = config.tracking.run_name or f"{config.task.name}-{config.model.name}-seed{config.seed}"
+        digests = {f"data.{key}": value for key, value in self._digests.items()}
+        own = {
+            "identity": self._identity,
+            "seed": str(config.seed),
+            "mode": config.mode.name,
+            "run_dir": str(self._run_dir),
+        }
+        info = RunInfo(
+            experiment=config.tracking.experiment or config.task.name,
+            name=name,
+            run_dir=self._run_dir,
+            parent_run_id=self._parent_run_id(),
+            tags={**known.tags, **digests, **own, **config.tracking.tags},
+            resume_run_id=self._resume_id,
+        )
+        self._tracker.start(info)
+        self._tracker.params(leaves(config))
+        self._record_files(known.files)
+        states.write(self._run_dir, identity=self._identity, state=RunState.RUNNING, run_id=self._resume_id)
+
+    def _parent_run_id(self) -> str:
+        if self._sweep_dir is None:
+            return ""
+        from mobilebert_exp.sweeping.parent import parent_run_id
+
+        return parent_run_id(Path(self._sweep_dir))
+
+    def _record_files(self, files: dict[str, str]) -> None:
+        folder = self._run_dir / "provenance"
+        folder.mkdir(exist_ok=True)
+        for name, content in {**files, "config.json": json.dumps(leaves(self._config), indent=2, default=str)}.items():
+            (folder / name).write_text(content, encoding="utf-8")
+        self._tracker.artifact(folder)
+
+    def _close(self, state: RunState, *, reason: str = "", outcome: Outcome | None = None) -> Result:
+        """Writes `result.json`, sends the artifacts, closes the run and shows the end."""
+        outcome = outcome or Outcome()
+        for name, value in outcome.timings.items():
+            self._tracker.metrics({f"timing/{name}": value}, step=0)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        final = {f"final/{name}": value for name, value in outcome.metrics.items()}
+        self._tracker.metrics({**final, "system/peak_memory_bytes": float(peak)}, step=0)
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+        for path in (self._run_dir / "predictions", *sorted(self._run_dir.glob("*.log")), self._run_dir / ".hydra"):
+            if path.exists():
+                self._tracker.artifact(path)
+        run_id = self._tracker.run_id()
+        states.write(self._run_dir, identity=self._identity, state=state, reason=reason, run_id=run_id)
+        result = Result(
+            run_id=run_id,
+            run_dir=str(self._run_dir),
+            state=state.name,
+            reason=reason,
+            experiment=self._config.tracking.experiment or self._config.task.name,
+            overrides=self._overrides,
+            main_metric=self._config.task.main_metric,
+            metrics=outcome.metrics,
+            timings={**outcome.timings, "total_s": time.monotonic() - self._started},
+            peak_memory_bytes=peak,
+            paths=outcome.paths,
+        )
+        states.write_json(self._run_dir / RESULT_FILE, dataclasses.asdict(result))
+        self._tracker.artifact(self._run_dir / RESULT_FILE)
+        self._tracker.end(state, reason=reason)
+        print(end_table(dataclasses.asdict(result), open_command=self._tracker.open_command()), file=sys.stdout)
+        return result

@@ -1,0 +1,83 @@
+"""What a runner is given and what it gives back.
+
+A runner is a module `runners/<mode>.py` with `run(job) -> Outcome`.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from mobilebert_exp.config import ExperimentConfig
+from mobilebert_exp.errors import RunStopped
+from mobilebert_exp.tasks.base import Task
+from mobilebert_exp.tracking.base import Tracker
+
+
+class StopRequest:
+    """Remembers that SIGTERM or Ctrl-C arrived, so that the loop can save and leave; a second one leaves at once."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Handles the signals inside the block and restores the handlers after it."""
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, self._remember) for number in numbers]
+        try:
+            yield self
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal_number:
+            raise RunStopped(number)
+        self.signal_number = number
+
+    def check(self) -> None:
+        """Raises `RunStopped` if a signal has arrived."""
+        if self.signal_number:
+            raise RunStopped(self.signal_number)
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Job:
+    """One experiment, assembled.
+
+    Attributes:
+      config: validated; the model's vocabulary size is a number.
+      task: built from `config.task`.
+      run_dir: absolute; exists.
+      tracker: started.
+      stop: asked between loops.
+    """
+
+    config: ExperimentConfig
+    task: Task
+    run_dir: Path
+    tracker: Tracker
+    stop: StopRequest
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Outcome:
+    """What a runner learnt: figures, seconds by part, and where its files lie; `text` is for the person."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+
+
+class Runner(Protocol):
+    """The interface of a runner module."""
+
+    def run(self, job: Job) -> Outcome:
+        """Does what the mode says."""

@@ -1,0 +1,38 @@
+"""mode=evaluate: the metrics and prediction files of a checkpoint on the dev split."""
+
+from __future__ import annotations
+
+import time
+
+import tensorflow as tf
+
+from mobilebert_exp.modeling.checkpoints import native
+from mobilebert_exp.runners.base import Job, Outcome
+from mobilebert_exp.runners.evaluation import Evaluator, write_files
+from mobilebert_exp.runners.strategy import create_strategy
+from mobilebert_exp.tasks.base import Evaluation, Split
+
+
+def run(job: Job) -> Outcome:
+    """Evaluates `init.checkpoint`."""
+    evaluation, seconds = score_checkpoint(job, Split.dev)
+    job.tracker.metrics({f"dev/{name}": value for name, value in evaluation.metrics.items()}, step=0)
+    return Outcome(
+        metrics=dict(evaluation.metrics),
+        timings={"evaluate_s": seconds},
+        paths={"predictions": str(job.run_dir / "predictions")},
+    )
+
+
+def score_checkpoint(job: Job, split: Split) -> tuple[Evaluation, float]:
+    """Restores the checkpoint, scores the split, writes its files; also returns the seconds that took."""
+    config = job.config
+    assert config.init.checkpoint is not None, "checked by the schema"
+    with create_strategy(config.hardware).scope():
+        module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
+        native.restore(tf.train.Checkpoint(model=module), native.find(config.init.checkpoint, model=config.model))
+        evaluator = Evaluator(task=job.task, module=module, config=config, split=split)
+        started = time.monotonic()
+        evaluation = evaluator.evaluate()
+    write_files(evaluation, job.run_dir / "predictions")
+    return evaluation, time.monotonic() - started

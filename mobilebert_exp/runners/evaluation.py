@@ -1,0 +1,58 @@
+"""The outputs of a model over a whole split, and what they are worth."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from mobilebert_exp.config import ExperimentConfig
+from mobilebert_exp.data.pipeline import ROW_WEIGHT, evaluation_batches
+from mobilebert_exp.tasks.base import Evaluation, Split, Task
+
+
+class Evaluator:
+    """Evaluates one module on one split, as often as asked; the step is compiled once."""
+
+    def __init__(self, *, task: Task, module: tf.Module, config: ExperimentConfig, split: Split = Split.dev) -> None:
+        self._task, self._split, self._limit = task, split, config.trainer.limit_eval
+        self._strategy = tf.distribute.get_strategy()
+        self._features = task.features(split, limit=self._limit)
+        self._batch_size = config.task.eval_batch_size
+        self._step = tf.function(lambda batch: self._strategy.run(self._outputs, args=(module, batch)))
+
+    @property
+    def num_examples(self) -> int:
+        return self._features.num_examples
+
+    def evaluate(self) -> Evaluation:
+        """Runs every feature through the model, in order, and lets the task score them."""
+        batches = evaluation_batches(self._features, batch_size=self._batch_size)
+        found: dict[str, list[np.ndarray]] = {}
+        for batch in self._strategy.experimental_distribute_dataset(batches):
+            outputs = {k: self._strategy.gather(v, axis=0).numpy() for k, v in self._step(batch).items()}
+            real = outputs.pop(ROW_WEIGHT) > 0
+            for name, value in outputs.items():
+                found.setdefault(name, []).append(value[real])
+        outputs = {name: np.concatenate(values) for name, values in found.items()}
+        return self._task.score(outputs, self._split, limit=self._limit)
+
+    def _outputs(self, module: tf.Module, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        columns = {name: value for name, value in batch.items() if name != ROW_WEIGHT}
+        return {**self._task.outputs(module, columns), ROW_WEIGHT: batch[ROW_WEIGHT]}
+
+
+def write_files(evaluation: Evaluation, folder: Path) -> None:
+    """Writes the evaluation's files into `folder`, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in evaluation.files.items():
+        partial = folder / f".{name}.partial"
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=False, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(folder / name)

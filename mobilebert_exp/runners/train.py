@@ -1,0 +1,195 @@
+"""mode=train: Orbit's outer loop over `TrainingLoop`, with evaluation, checkpoints and resumption."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import orbit
+import tensorflow as tf
+
+from mobilebert_exp.data.pipeline import training_batches
+from mobilebert_exp.modeling.checkpoints import native
+from mobilebert_exp.modeling.optimizers import AdamW
+from mobilebert_exp.runners.base import Job, Outcome
+from mobilebert_exp.runners.evaluation import Evaluator, write_files
+from mobilebert_exp.runners.loop import TrainingLoop
+from mobilebert_exp.runners.progress import TrainingProgress
+from mobilebert_exp.runners.schedule import schedule
+from mobilebert_exp.runners.strategy import create_strategy
+from mobilebert_exp.tasks.base import Evaluation, Features, Split
+
+log = logging.getLogger(__name__)
+
+
+class DivergedError(RuntimeError):
+    """The loss or a gradient is no longer a number; the run ends FAILED, never FINISHED."""
+
+
+def run(job: Job) -> Outcome:
+    """Trains, evaluates at the end and as often as asked, keeps the newest checkpoints and the best."""
+    started = time.monotonic()
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbit and TensorFlow tell each step's arrays there
+    with create_strategy(job.config.hardware).scope():
+        features = job.task.features(Split.train)
+        training = _Training(job, features)
+        prepared = time.monotonic()
+        training.run()
+        trained = time.monotonic()
+        evaluation = training.last_evaluation
+    return Outcome(
+        metrics={
+            **evaluation.metrics,
+            **training.best.figures(job.config.task.main_metric),
+            "train_loss": training.last_loss,
+        },
+        timings={
+            "prepare_s": prepared - started,
+            "first_step_s": training.first_step_s,
+            "train_s": trained - prepared - training.evaluation_s,
+            "evaluate_s": training.evaluation_s,
+        },
+        paths={"checkpoints": str(job.run_dir / native.FOLDER), "predictions": str(job.run_dir / "predictions")},
+    )
+
+
+class _Training:
+    """The objects of one training run and the actions between its loops. Built under the strategy's scope."""
+
+    def __init__(self, job: Job, features: Features) -> None:
+        config = job.config
+        self._job = job
+        self._schedule = schedule(config, num_examples=features.num_examples)
+        self._step = tf.Variable(
+            0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        )
+        self._module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
+        variables = {v.name.split(":")[0]: v for v in self._module.trainable_variables}
+        self._optimizer = AdamW(
+            variables,
+            config.task.optimizer,
+            total_steps=self._schedule.total_steps,
+            warmup_steps=self._schedule.warmup_steps,
+        )
+        self._restore()
+        self._loop = self._training_loop(features)
+        self._saved_step = int(self._step.numpy())
+        self._evaluator: Evaluator | None = None
+        self.best = native.Best.read(job.run_dir)
+        self.last_evaluation = Evaluation(metrics={})
+        self.last_loss = float("nan")
+        self.first_step_s = self.evaluation_s = 0.0
+        self._started = time.monotonic()
+
+    def _restore(self) -> None:
+        """Continues from the run's own newest checkpoint, else starts from `init.checkpoint`, else from scratch."""
+        job = self._job
+        folder = job.run_dir / native.FOLDER
+        native.write_model(job.run_dir, job.config.model)
+        whole = tf.train.Checkpoint(model=self._module, optimizer=self._optimizer, step=self._step)
+        self._manager = tf.train.CheckpointManager(
+            whole,
+            str(folder),
+            max_to_keep=job.config.trainer.keep_checkpoints,
+        )
+        self._best_manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=self._module), str(folder / native.BEST), max_to_keep=1
+        )
+        if self._manager.latest_checkpoint:
+            native.restore(whole, self._manager.latest_checkpoint)
+            log.info("continuing at step %d from %s", self._step.numpy(), self._manager.latest_checkpoint)
+        elif job.config.init.checkpoint is not None:
+            prefix = native.find(job.config.init.checkpoint, model=job.config.model)
+            native.restore(tf.train.Checkpoint(model=self._module), prefix)
+            log.info("weights from %s", prefix)
+
+    def _training_loop(self, features: Features) -> TrainingLoop:
+        config = self._job.config
+        batches = training_batches(
+            features,
+            batch_size=config.task.global_batch_size,
+            seed=config.seed,
+            skip_batches=int(self._step.numpy()),
+            only_batches=config.trainer.overfit_batches,
+        )
+        return TrainingLoop(
+            task=self._job.task,
+            module=self._module,
+            optimizer=self._optimizer,
+            step=self._step,
+            batches=tf.distribute.get_strategy().experimental_distribute_dataset(batches),
+            config=config,
+        )
+
+    def run(self) -> None:
+        """All steps that are left, then the last evaluation."""
+        config, total = self._job.config, self._schedule.total_steps
+        first = int(self._step.numpy())
+        controller = orbit.Controller(
+            global_step=self._step,
+            trainer=self._loop,
+            steps_per_loop=lambda step: 1 if step == first else config.hardware.steps_per_loop,
+            train_actions=[self._after_loop],
+        )
+        interval = config.trainer.eval_every_steps or total
+        with TrainingProgress(
+            total_steps=total, done_steps=first, batch_size=config.task.global_batch_size
+        ) as self._progress:
+            while (done := int(self._step.numpy())) < total:
+                stop_at = min(total, (done // interval + 1) * interval)
+                with contextlib.redirect_stdout(io.StringIO()):  # what Orbit prints is in our log and progress already
+                    controller.train(stop_at)
+                if stop_at < total:
+                    self._evaluate()
+        self._evaluate()
+
+    def _save(self) -> None:
+        """Saves the newest state, once a step."""
+        step = int(self._step.numpy())
+        if step > self._saved_step:
+            native.save(self._manager, step=step)
+            self._saved_step = step
+
+    def _after_loop(self, figures: Mapping[str, tf.Tensor]) -> None:
+        """Checks, shows and records the steps of one loop; leaves if asked to."""
+        step = int(self._step.numpy())
+        values = {name: value.numpy() for name, value in figures.items()}
+        self.first_step_s = self.first_step_s or time.monotonic() - self._started
+        first = step - len(values["loss"]) + 1
+        finite = np.isfinite(values["loss"]) & np.isfinite(values["gradient_norm"])
+        if not finite.all():
+            bad = int(np.argmin(finite))
+            raise DivergedError(
+                f"loss {values['loss'][bad]} and gradient norm {values['gradient_norm'][bad]} at step {first + bad}; "
+                "lower task.optimizer.learning_rate or lengthen the warm-up"
+            )
+        self.last_loss = float(values["loss"].mean())
+        speed = self._progress.update(step, loss=self.last_loss)
+        means = {f"train/{name}": float(value.mean()) for name, value in values.items()}
+        self._job.tracker.metrics({**means, "train/steps_per_second": speed}, step=step)
+        interval = self._job.config.trainer.checkpoint_every_steps
+        if self._job.stop.signal_number or (interval and step // interval > self._saved_step // interval):
+            self._save()
+        self._job.stop.check()
+
+    def _evaluate(self) -> None:
+        """Scores the dev split, keeps the best weights, writes the predictions."""
+        started, step = time.monotonic(), int(self._step.numpy())
+        self._save()
+        if self._evaluator is None:
+            self._evaluator = Evaluator(task=self._job.task, module=self._module, config=self._job.config)
+        self.last_evaluation = evaluation = self._evaluator.evaluate()
+        write_files(evaluation, self._job.run_dir / "predictions")
+        self._job.tracker.metrics({f"dev/{name}": value for name, value in evaluation.metrics.items()}, step=step)
+        main = evaluation.metrics[self._job.config.task.main_metric]
+        if main > self.best.value:
+            native.save(self._best_manager, step=step)
+            self.best = native.Best(step=step, value=main)
+            self.best.write(self._job.run_dir)
+        self._job.stop.check()
+        self.evaluation_s += time.monotonic() - started
+        log.info("step %d: %s", step, "  ".join(f"{k} {v:.2f}" for k, v in evaluation.metrics.items()))

@@ -1,0 +1,320 @@
+"""SQuAD v1.1 and v2.0: read, window, point at spans, score as the official scripts do.
+
+Without `data_root` and files it reads the embedded starter articles, whose questions are graded (`lookup`, `matching`,
+`unanswerable`): each grade is then scored by itself, and a baseline that knows only the relation asked for beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilebert_exp.config import ModelConfig, TaskConfig
+from mobilebert_exp.data import cache, squad, starter, vocabulary
+from mobilebert_exp.data.squad import SquadExample
+from mobilebert_exp.data.squad_windows import Window, windows
+from mobilebert_exp.data.tokenizer import Tokenizer
+from mobilebert_exp.errors import ConfigError, UserError
+from mobilebert_exp.metrics import SquadScore
+from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
+from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
+
+BASELINE_FILE = "relation_baseline.json"
+VOCABULARIES = {True: "vocab/bert_uncased_vocab.txt", False: "vocab/bert_multi_cased_vocab.txt"}
+SPECIAL_TOKENS = 3  # [CLS] question [SEP] paragraph [SEP]
+
+
+@dataclass(kw_only=True, slots=True)
+class StarterConfig:
+    """The embedded articles: how many, and how hard. See `data.starter.Recipe` for what the shares and counts mean."""
+
+    seed: int = 0
+    train_articles: int = 10_000
+    dev_articles: int = 500
+    vocabulary_size: int = 2048
+    max_people: int = 3
+    min_sentences: int = 4
+    max_sentences: int = 6
+    min_questions: int = 2
+    max_questions: int = 4
+    relations: int = 8
+    values: int = 24
+    first_names: int = 60
+    lookup_share: float = 0.7
+    unanswerable_share: float = 0.5
+
+    def recipe(self) -> starter.Recipe:
+        return starter.Recipe(
+            people=(2, self.max_people),
+            sentences=(self.min_sentences, self.max_sentences),
+            questions=(self.min_questions, self.max_questions),
+            relations=self.relations,
+            values=self.values,
+            first_names=self.first_names,
+            lookup_share=self.lookup_share,
+            unanswerable_share=self.unanswerable_share,
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class Config(TaskConfig):
+    """Flags of the original `run_squad.py` under their own names; lengths are in tokens.
+
+    `train_file` and `dev_file` win over `data_root`, where `squad/{train,dev}-v{1.1,2.0}.json` and `vocab/` are
+    looked for.
+    """
+
+    max_seq_length: int = 384
+    main_metric: str = "f1"
+    version_2_with_negative: bool = False
+    doc_stride: int = 128
+    max_query_length: int = 64
+    n_best_size: int = 20
+    max_answer_length: int = 30
+    null_score_diff_threshold: float = 0.0
+    train_file: str | None = None
+    dev_file: str | None = None
+    starter: StarterConfig = field(default_factory=StarterConfig)
+
+    def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
+        room = self.max_seq_length - self.max_query_length - SPECIAL_TOKENS
+        if room < 1:
+            raise ConfigError(
+                f"task.max_query_length={self.max_query_length} leaves no room for the paragraph in "
+                f"task.max_seq_length={self.max_seq_length}; lower it"
+            )
+        if not 1 <= self.doc_stride <= room:
+            raise ConfigError(
+                f"task.doc_stride={self.doc_stride} is not within the window of {room} paragraph tokens "
+                f"(task.max_seq_length={self.max_seq_length} less the question); lower it"
+            )
+        for name in ("max_query_length", "n_best_size", "max_answer_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"task.{name}={getattr(self, name)} is below 1; raise it")
+
+    @property
+    def version(self) -> str:
+        return "2.0" if self.version_2_with_negative else "1.1"
+
+
+def create(config: Config, *, data_root: str | None, cache_dir: str) -> Squad:
+    """The task; reads nothing yet."""
+    return Squad(config, data_root=data_root, cache_dir=cache_dir)
+
+
+class Squad:
+    """See `tasks.base.Task`."""
+
+    def __init__(self, config: Config, *, data_root: str | None, cache_dir: str) -> None:
+        self.config = config
+        self._data_root = Path(data_root).expanduser() if data_root is not None else None
+        self._cache_dir = Path(cache_dir).expanduser()
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._tokenizer.vocabulary)
+
+    def num_examples(self, split: Split) -> int:
+        examples = self._examples(split)
+        return sum(example.is_trainable for example in examples) if split is Split.train else len(examples)
+
+    def digests(self) -> Mapping[str, str]:
+        found = {"vocabulary": self._tokenizer.digest, "dev": cache.file_digest(self._file(Split.dev))}
+        with contextlib.suppress(UserError):  # evaluation and prediction do without; training says so when it reads
+            found["train"] = cache.file_digest(self._file(Split.train))
+        return found
+
+    def features(self, split: Split, *, limit: int | None = None) -> Features:
+        from mobilebert_exp.data import records
+
+        training = split is Split.train
+        config = self.config
+        key = {
+            "task": "squad",
+            "data": cache.file_digest(self._file(split)),
+            "vocabulary": self._tokenizer.digest,
+            "version": config.version,
+            "lengths": [config.max_seq_length, config.doc_stride, config.max_query_length],
+            "training": training,
+            "limit": limit,
+        }
+
+        def build(folder: Path) -> dict[str, Any]:
+            rows = (window.row(training=training) for window in self._windows(split, limit))
+            return {"num_features": records.write(folder / "features.tfrecord", rows)}
+
+        folder, metadata = cache.cached(self._cache_dir / "features", key=key, build=build)
+        return Features(
+            files=(folder / "features.tfrecord",),
+            columns=self._columns(training=training),
+            num_features=metadata["num_features"],
+            num_examples=self.num_examples(split) if limit is None else min(limit, self.num_examples(split)),
+        )
+
+    def variables(self, model: ModelConfig) -> list[VariableSpec]:
+        return encoder_variables(model) + span_variables(model)
+
+    def build(self, model: ModelConfig, *, seed: int, dtype: str) -> tf.Module:
+        from mobilebert_exp.modeling.heads import SpanModel
+
+        return SpanModel(model, seed=seed, dtype=dtype)
+
+    def losses(self, module: Any, batch: Mapping[str, tf.Tensor], *, seed: tf.Tensor | None) -> tf.Tensor:
+        from mobilebert_exp.modeling.heads import span_losses
+
+        start_BL, end_BL = module(batch["input_ids"], batch["input_mask"], batch["segment_ids"], seed=seed)
+        return span_losses(start_BL, end_BL, batch["start_positions"][:, 0], batch["end_positions"][:, 0])
+
+    def outputs(self, module: Any, batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        start_BL, end_BL = module(batch["input_ids"], batch["input_mask"], batch["segment_ids"])
+        return {"start_logits": start_BL, "end_logits": end_BL}
+
+    def score(self, outputs: Mapping[str, np.ndarray], split: Split, *, limit: int | None = None) -> Evaluation:
+        from mobilebert_exp.data.squad_answers import answer
+
+        config = self.config
+        examples = self._examples(split)[:limit]
+        answers = answer(
+            examples,
+            list(self._windows(split, limit)),
+            start_logits=outputs["start_logits"],
+            end_logits=outputs["end_logits"],
+            n_best_size=config.n_best_size,
+            max_answer_length=config.max_answer_length,
+            version_2=config.version_2_with_negative,
+            null_score_diff_threshold=config.null_score_diff_threshold,
+            lower_case=config.lower_case,
+        )
+        files: dict[str, Any] = {"predictions.json": answers.predictions, "nbest_predictions.json": answers.n_best}
+        if config.version_2_with_negative:
+            files["null_odds.json"] = answers.null_odds
+        if split is Split.predict:
+            return Evaluation(metrics={}, files=files)
+        metrics = self._metrics(examples, answers.predictions, null_odds=answers.null_odds)
+        return Evaluation(metrics={**metrics, **self._graded(examples, answers.predictions, split)}, files=files)
+
+    def _metrics(
+        self,
+        examples: list[SquadExample],
+        predictions: Mapping[str, str],
+        *,
+        null_odds: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        score = SquadScore(version_2=self.config.version_2_with_negative)
+        for example in examples:
+            odds = (null_odds or {}).get(example.id)
+            score.update(predictions[example.id], example.answers, null_odds=odds)
+        return score.result()
+
+    def _graded(self, examples: list[SquadExample], predictions: Mapping[str, str], split: Split) -> dict[str, float]:
+        """F1 by the grade of the question, and of the relation-only baseline; empty where questions have no grade."""
+        found: dict[str, float] = {}
+        for kind in sorted({example.kind for example in examples} - {""}):
+            graded = [example for example in examples if example.kind == kind]
+            found[f"{kind}_f1"] = self._metrics(graded, predictions)["f1"]
+        if self._is_starter and split is Split.dev:
+            baseline = json.loads((self._starter_folder / BASELINE_FILE).read_text(encoding="utf-8"))
+            found["baseline_f1"] = self._metrics(examples, baseline)["f1"]
+        return found
+
+    def _columns(self, *, training: bool) -> dict[str, Column]:
+        length = Column(shape=(self.config.max_seq_length,))
+        columns = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), length)
+        if training:
+            columns |= dict.fromkeys(("start_positions", "end_positions"), Column(shape=(1,)))
+        return columns
+
+    @functools.cache  # noqa: B019  one task lives as long as its experiment
+    def _examples(self, split: Split) -> list[SquadExample]:
+        return squad.read(
+            self._file(split), version_2=self.config.version_2_with_negative, labelled=split is not Split.predict
+        )
+
+    def _windows(self, split: Split, limit: int | None) -> list[Window]:
+        if split is Split.dev and limit is None:
+            return self._dev_windows
+        return self._make_windows(split, limit)
+
+    @functools.cached_property
+    def _dev_windows(self) -> list[Window]:
+        """Kept, because every evaluation maps its answers back through them."""
+        return self._make_windows(Split.dev, None)
+
+    def _make_windows(self, split: Split, limit: int | None) -> list[Window]:
+        config = self.config
+        return list(
+            windows(
+                self._examples(split)[:limit],
+                self._tokenizer,
+                max_seq_length=config.max_seq_length,
+                doc_stride=config.doc_stride,
+                max_query_length=config.max_query_length,
+                training=split is Split.train,
+            )
+        )
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        config = self.config
+        if config.vocab_file is not None:
+            path = Path(config.vocab_file).expanduser()
+        elif self._data_root is not None:
+            path = self._data_root / VOCABULARIES[config.lower_case]
+        elif self._is_starter:
+            path = self._starter_folder / "vocab.txt"
+        else:
+            raise ConfigError(
+                "task.vocab_file is not set; name the WordPiece vocabulary that goes with task.train_file"
+            )
+        return Tokenizer.from_file(path, lower_case=config.lower_case)
+
+    @property
+    def _is_starter(self) -> bool:
+        return self._data_root is None and self.config.train_file is None and self.config.dev_file is None
+
+    def _file(self, split: Split) -> Path:
+        part = "train" if split is Split.train else "dev"
+        named = self.config.train_file if split is Split.train else self.config.dev_file
+        if named is not None:
+            return Path(named).expanduser()
+        if self._data_root is not None:
+            return self._data_root / f"squad/{part}-v{self.config.version}.json"
+        if self._is_starter:
+            return self._starter_folder / f"{part}.json"
+        raise ConfigError(f"task.{part}_file is not set; name it too, or set data_root")
+
+    @functools.cached_property
+    def _starter_folder(self) -> Path:
+        """The generated articles as SQuAD files, with the vocabulary of the train part and the baseline's answers."""
+        settings = self.config.starter
+        version_2 = self.config.version_2_with_negative
+        recipe = settings.recipe()
+
+        def build(folder: Path) -> dict[str, Any]:
+            made = {
+                split: starter.generate(
+                    seed=settings.seed, articles=articles, version_2=version_2, split=split.value, recipe=recipe
+                )
+                for split, articles in ((Split.train, settings.train_articles), (Split.dev, settings.dev_articles))
+            }
+            for split, data in made.items():
+                (folder / f"{split.value}.json").write_text(json.dumps(data), encoding="utf-8")
+            pieces = vocabulary.train(starter.texts(made[Split.train]), size=settings.vocabulary_size)
+            (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+            (folder / BASELINE_FILE).write_text(
+                json.dumps(starter.relation_baseline(made[Split.dev])), encoding="utf-8"
+            )
+            return {}
+
+        key = {"starter": asdict(settings), "version": self.config.version}
+        return cache.cached(self._cache_dir / "starter", key=key, build=build)[0]

@@ -1,0 +1,183 @@
+"""What must not depend on the number of devices, measured in a process of its own: TensorFlow splits its CPU only once.
+
+    python replicas.py FILE                   the toy task on 1, 2 and 4 logical CPUs, and what goes with it
+    TF_CONFIG=… python replicas.py FILE 2     the toy task as one of two workers
+
+`FILE` becomes an `.npz`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+COUNTS = (1, 2, 4)
+PARTS = 4  # pieces of a gradient that replicas share among them
+OPTIMIZER_STEPS = 3
+
+
+@functools.cache
+def measured() -> Mapping[str, np.ndarray]:
+    """Runs this file once a test process."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "measured.npz"
+        subprocess.run([sys.executable, __file__, str(file)], check=True, env=environment(), timeout=600)
+        with np.load(file) as found:
+            return dict(found)
+
+
+def cluster(folder: Path, *, workers: int) -> list[Mapping[str, np.ndarray]]:
+    """Trains the toy task in as many processes on the loopback interface; what each of them saw."""
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+    started = []
+    for index in range(workers):
+        spec = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        command = [sys.executable, __file__, str(folder / f"{index}.npz"), str(workers)]
+        started.append(subprocess.Popen(command, env=environment() | {"TF_CONFIG": json.dumps(spec)}))
+    try:
+        assert [process.wait(timeout=600) for process in started] == [0] * workers
+    finally:
+        for process in started:
+            process.kill()
+    found = []
+    for index in range(workers):
+        with np.load(folder / f"{index}.npz") as file:
+            found.append(dict(file))
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Ours, with the checkout on the path."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")])}
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _hardware(count: int, **changes: object) -> dict[str, object]:
+    from mobilebert_exp.config import Distribution
+
+    kind = Distribution.one_device if count == 1 else Distribution.mirrored
+    return {"hardware__distribution": kind, "hardware__num_replicas": count, **changes}
+
+
+def _trained(folder: Path, *, calls: list[int] | None = None, **changes: object) -> dict[str, np.ndarray]:
+    import toy
+
+    config = toy.experiment(**changes)
+    found = toy.steps(config, toy.task(config, folder), calls=calls or [10])
+    return {"losses": found.losses, "gradient_norms": found.gradient_norms, **found.weights}
+
+
+def _evaluated(folder: Path, count: int) -> dict[str, np.ndarray]:
+    """The outputs of a fresh model for the 21 dev rows, as the evaluator hands them to the task."""
+    import toy
+
+    from mobilebert_exp.runners.evaluation import Evaluator
+    from mobilebert_exp.runners.strategy import create_strategy
+
+    class Listening(toy.ToyTask):
+        def score(self, outputs, split, *, limit=None):  # type: ignore[no-untyped-def]
+            heard.update(outputs)
+            return super().score(outputs, split, limit=limit)
+
+    heard: dict[str, np.ndarray] = {}
+    config = toy.experiment(**_hardware(count))
+    task = Listening(config=config.task, folder=folder)
+    with create_strategy(config.hardware).scope():
+        module = task.build(config.model, seed=config.seed, dtype="float32")
+        Evaluator(task=task, module=module, config=config).evaluate()
+    return heard
+
+
+def pieces() -> dict[str, np.ndarray]:
+    """Gradients in four pieces, for the optimizer on several devices."""
+    rng = np.random.default_rng(6)
+    return {
+        "a/kernel": rng.standard_normal((PARTS, 3, 4), np.float32),
+        "a/bias": rng.standard_normal((PARTS, 4), np.float32),
+    }
+
+
+def _optimized(count: int) -> dict[str, np.ndarray]:
+    """AdamW after three updates, each replica bringing its share of the pieces."""
+    import tensorflow as tf
+    import toy
+
+    from mobilebert_exp.config import OptimizerConfig
+    from mobilebert_exp.modeling.optimizers import AdamW
+    from mobilebert_exp.runners.strategy import create_strategy
+
+    settings = OptimizerConfig(learning_rate=0.1, gradient_clip_norm=0.5)
+    strategy = create_strategy(toy.experiment(**_hardware(count)).hardware)
+    with strategy.scope():
+        variables = {name: tf.Variable(tf.ones(value.shape[1:]), name=name) for name, value in pieces().items()}
+        optimizer = AdamW(variables, settings, total_steps=10, warmup_steps=2)
+
+    @tf.function
+    def update(step: tf.Tensor) -> tf.Tensor:
+        def replica() -> tf.Tensor:
+            mine = tf.distribute.get_replica_context().replica_id_in_sync_group
+            share = PARTS // count
+            gradients = [tf.reduce_sum(value[mine * share : (mine + 1) * share], axis=0) for value in pieces().values()]
+            return optimizer.apply(gradients, step=step)["gradient_norm"]
+
+        return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica), axis=None)
+
+    norms = [update(tf.constant(step)).numpy() for step in range(OPTIMIZER_STEPS)]
+    return {"norms": np.array(norms), **{name: variable.numpy() for name, variable in variables.items()}}
+
+
+def _measure(folder: Path) -> dict[str, np.ndarray]:
+    from mobilebert_exp.config import DType
+
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for count in COUNTS:
+        found[f"train-{count}"] = _trained(folder, **_hardware(count))
+        found[f"evaluate-{count}"] = _evaluated(folder, count)
+        found[f"adamw-{count}"] = _optimized(count)
+    found["loops-2"] = _trained(folder, calls=[1, 3, 6], **_hardware(2))
+    found["accumulated-2"] = _trained(folder, **_hardware(2, trainer__gradient_accumulation_steps=2))
+    found["xla-2"] = _trained(folder, **_hardware(2, hardware__xla=True))
+    found["bfloat16-2"] = _trained(folder, calls=[3], **_hardware(2, hardware__dtype=DType.bfloat16))
+    return {f"{run}:{name}": value for run, values in found.items() for name, value in values.items()}
+
+
+def main(file: Path, *, workers: int) -> None:
+    os.environ |= {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    import tensorflow as tf
+
+    from mobilebert_exp.config import Distribution
+
+    with tempfile.TemporaryDirectory() as folder:
+        if workers > 1:
+            found = _trained(
+                Path(folder), hardware__num_replicas=workers, hardware__distribution=Distribution.multi_worker
+            )
+        else:
+            cpu = tf.config.list_physical_devices("CPU")[0]
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(COUNTS))
+            found = _measure(Path(folder))
+    np.savez(file, **found)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), workers=int((*sys.argv, "1")[2]))
