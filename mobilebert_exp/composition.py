@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import enum
 import errno
 import itertools
@@ -74,9 +75,12 @@ def prepare(arguments: Sequence[str]) -> str:
 
     Raises:
       ConfigError: a flag that Hydra does not know, most often a key that was written as one.
+      SystemExit: help was asked for and shown. Hydra shows the same, but takes a second to list groups for it.
     """
     register()
-    _check_flags(arguments)
+    if _parsed(arguments).help:
+        print(OmegaConf.load(shipped("conf") / "config.yaml").hydra.help.template)
+        raise SystemExit(0)
     return str(shipped("conf"))
 
 
@@ -87,13 +91,17 @@ def overrides(job: DictConfig) -> list[str]:
     return found
 
 
-def _check_flags(arguments: Sequence[str]) -> None:
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments as Hydra parses them."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        unknown = next(iter(message.removeprefix("unrecognized arguments: ").split()))
-        if message == unknown or not unknown.startswith("-"):
+        _, is_unknown, rest = message.partition("unrecognized arguments: ")
+        unknown = rest.split(" ")[0]
+        if not is_unknown:
             raise ConfigError(f"{message}; see --hydra-help for the flags")
+        if not unknown.startswith("-"):
+            raise ConfigError(f"{unknown} stands apart from the settings before it; put flags such as -m first")
         name, _, value = unknown.lstrip("-").partition("=")
         key = name if name in (*DEFAULT_GROUPS, *ADDED_GROUPS) else nearest_key(name.replace("-", "_"), groups.keys([]))
         plus = "+" if key in ADDED_GROUPS else ""
@@ -101,7 +109,7 @@ def _check_flags(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{unknown} is not a flag; {remedy}")
 
     setattr(parser, "error", refuse)  # noqa: B010  a method of argparse's, replaced
-    parser.parse_args(list(arguments))
+    return parser.parse_args(list(arguments))
 
 
 def explained(problem: BaseException, arguments: Iterable[str] = ()) -> UserError:

@@ -7,6 +7,7 @@ import json
 import logging
 import resource
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilebert_exp import registry
-from mobilebert_exp.config import ExperimentConfig, Mode, Resume, TrackerKind, leaves
+from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
 from mobilebert_exp.errors import ConfigError, OutputError, RunStopped
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
 from mobilebert_exp.tasks.base import Task
@@ -24,6 +25,7 @@ from mobilebert_exp.tracking.report import end_table
 
 log = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
+RUN_ID_TIMEOUT_S = 60.0
 DEFAULT_CACHE = "~/.cache/mobilebert_exp"
 NOT_IDENTITY = ("output_dir", "cache_dir", "resume", "tracking.", "hardware.steps_per_loop", "trainer.keep_checkpoints")
 
@@ -103,8 +105,17 @@ def _plan(config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Seq
     )
 
 
-def _tracker(config: ExperimentConfig, uri: str | None) -> Tracker:
-    if config.tracking.kind is TrackerKind.none or config.mode is Mode.plan:
+def _worker_index(config: ExperimentConfig) -> int:
+    """0 for the chief, who alone tracks; TensorFlow is asked only where there are several workers."""
+    if config.hardware.distribution is not Distribution.multi_worker:
+        return 0
+    from mobilebert_exp.runners.strategy import worker_index
+
+    return worker_index(config.hardware)
+
+
+def _tracker(config: ExperimentConfig, uri: str | None, *, worker: int = 0) -> Tracker:
+    if config.tracking.kind is TrackerKind.none or config.mode is Mode.plan or worker:
         from mobilebert_exp.tracking.nothing import NoTracker
 
         return NoTracker()
@@ -136,14 +147,21 @@ class _Run:
             code=provenance.code_digest(),
         )
         self._output_dir = Path(config.output_dir).resolve()
+        self._worker = _worker_index(config)
+        self._asked_dir = (run_dir / f"worker-{self._worker}" if self._worker else run_dir).resolve()
         unfinished = self._unfinished()
-        self._run_dir = (unfinished.run_dir if unfinished else run_dir).resolve()
+        self._run_dir = unfinished.run_dir.resolve() if unfinished else self._asked_dir
         self._resume_id = unfinished.run_id if unfinished else ""
-        self._tracker = _tracker(config, uri)
+        self._tracker = _tracker(config, uri, worker=self._worker)
+        self._noting = threading.Thread(target=self._note_run_id, daemon=True)
+        self._closing = threading.Event()
         self._started = time.monotonic()
 
     def _unfinished(self) -> states.Unfinished | None:
-        if self._config.resume is Resume.never or self._config.mode is not Mode.train:
+        several = (
+            self._config.hardware.distribution is Distribution.multi_worker
+        )  # each would have to find its own part
+        if self._config.resume is Resume.never or self._config.mode is not Mode.train or several:
             return None
         found = states.find_unfinished(self._output_dir, identity=self._identity)
         if found:
@@ -153,7 +171,8 @@ class _Run:
     def execute(self) -> Result:
         try:
             self._run_dir.mkdir(parents=True, exist_ok=True)
-            states.enter(self._output_dir, self._run_dir, identity=self._identity)
+            if not self._worker:
+                states.enter(self._output_dir, self._run_dir, identity=self._identity)
         except OSError as problem:
             raise OutputError(
                 f"cannot write {problem.filename}: {problem.strerror}; set output_dir elsewhere"
@@ -196,6 +215,13 @@ class _Run:
         self._tracker.params(leaves(config))
         self._record_files(known.files)
         states.write(self._run_dir, identity=self._identity, state=RunState.RUNNING, run_id=self._resume_id)
+        self._noting.start()
+
+    def _note_run_id(self) -> None:
+        """Keeps the tracker's id on disk as soon as it is known, for a run that dies without a word."""
+        run_id = self._tracker.run_id(timeout_s=RUN_ID_TIMEOUT_S)
+        if run_id and not self._closing.is_set():
+            states.write(self._run_dir, identity=self._identity, state=RunState.RUNNING, run_id=run_id)
 
     def _parent_run_id(self) -> str:
         if self._sweep_dir is None:
@@ -214,6 +240,7 @@ class _Run:
     def _close(self, state: RunState, *, reason: str = "", outcome: Outcome | None = None) -> Result:
         """Writes `result.json`, sends the artifacts, closes the run and shows the end."""
         outcome = outcome or Outcome()
+        self._closing.set()
         for name, value in outcome.timings.items():
             self._tracker.metrics({f"timing/{name}": value}, step=0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -221,10 +248,11 @@ class _Run:
         self._tracker.metrics({**final, "system/peak_memory_bytes": float(peak)}, step=0)
         for handler in logging.getLogger().handlers:
             handler.flush()
-        for path in (self._run_dir / "predictions", *sorted(self._run_dir.glob("*.log")), self._run_dir / ".hydra"):
+        for path in (self._run_dir / "predictions", *sorted(self._asked_dir.glob("*.log")), self._asked_dir / ".hydra"):
             if path.exists():
                 self._tracker.artifact(path)
         run_id = self._tracker.run_id()
+        self._noting.join(timeout=RUN_ID_TIMEOUT_S)
         states.write(self._run_dir, identity=self._identity, state=state, reason=reason, run_id=run_id)
         result = Result(
             run_id=run_id,
@@ -239,8 +267,15 @@ class _Run:
             peak_memory_bytes=peak,
             paths=outcome.paths,
         )
-        states.write_json(self._run_dir / RESULT_FILE, dataclasses.asdict(result))
+        for folder in {
+            self._run_dir,
+            self._asked_dir,
+        }:  # a sweep looks where it sent the job, continued elsewhere or not
+            if folder.is_dir():
+                states.write_json(folder / RESULT_FILE, dataclasses.asdict(result))
         self._tracker.artifact(self._run_dir / RESULT_FILE)
         self._tracker.end(state, reason=reason)
+        if outcome.text:
+            print(outcome.text)
         print(end_table(dataclasses.asdict(result), open_command=self._tracker.open_command()), file=sys.stdout)
         return result

@@ -49,7 +49,7 @@ def cluster(folder: Path, *, workers: int) -> list[Mapping[str, np.ndarray]]:
     finally:
         for process in started:
             process.kill()
-    found = []
+    found: list[Mapping[str, np.ndarray]] = []
     for index in range(workers):
         with np.load(folder / f"{index}.npz") as file:
             found.append(dict(file))

@@ -169,7 +169,9 @@ def keyed(inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
     return dict(zip(("input_word_ids", "input_mask", "input_type_ids"), inputs, strict=True))
 
 
-def theirs_of(encoder: MobileBERTEncoder, inputs: Sequence[tf.Tensor]) -> tuple[dict, dict[str, np.ndarray]]:
+def theirs_of(
+    encoder: MobileBERTEncoder, inputs: Sequence[tf.Tensor]
+) -> tuple[dict[str, tf.Tensor], dict[str, np.ndarray]]:
     with tf.GradientTape() as tape:
         found = encoder(keyed(inputs))
         loss = weighted([*found["encoder_outputs"], found["pooled_output"]])
@@ -182,7 +184,7 @@ def difference(ours: tf.Tensor, theirs: tf.Tensor) -> float:
     return float(np.max(np.abs(np.asarray(ours) - np.asarray(theirs))))
 
 
-def check_forward(ours: EncoderOutput, theirs: dict) -> None:
+def check_forward(ours: EncoderOutput, theirs: dict[str, tf.Tensor]) -> None:
     """Every layer's output, the pooled one, and the attention after the softmax, which is all tf-models shows."""
     assert len(theirs["encoder_outputs"]) == ours.hidden_ABLH.shape[0]
     for layer, output in enumerate(theirs["encoder_outputs"]):

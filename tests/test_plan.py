@@ -83,7 +83,7 @@ def test_the_pooler_is_a_part_of_the_teacher() -> None:
 
 
 def test_devices_that_are_not_counted_yet() -> None:
-    rows, _ = _planned("hardware=gpu", "trainer.gradient_accumulation_steps=2")
+    rows, _ = _planned("model=opt", "hardware=gpu", "trainer.gradient_accumulation_steps=2")
     assert rows["replicas"] == "all visible devices"
     assert rows["per replica"] == "a share, in 2 micro-batch(es)"
 
@@ -109,7 +109,7 @@ def test_a_schedule_that_cannot_work() -> None:
         ConfigError, match=r"^task.optimizer.warmup_steps=9000 exceeds the 8212 steps of the run; lower it$"
     ):
         _schedule("task.optimizer.warmup_steps=9000")
-    with pytest.raises(ConfigError, match="gives no whole step; lower the batch or raise the epochs$"):
+    with pytest.raises(ConfigError, match=r"gives no whole step; lower the batch or raise the epochs$"):
         _schedule(num_examples=10)
     with pytest.raises(DataError, match="has no example to learn from"):
         _schedule(num_examples=0)
@@ -122,7 +122,7 @@ def test_a_plan_leaves_nothing_but_the_cache(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     for overrides in ([], ["-m", "seed=0,1"]):
-        ended = here(*STARTER, *overrides, f"output_dir={tmp_path}/outputs", f"cache_dir={tmp_path}/cache")
+        ended = here(*overrides, *STARTER, f"output_dir={tmp_path}/outputs", f"cache_dir={tmp_path}/cache")
         assert (ended.code, ended.err) == (0, "")
         assert ended.out.count("\nplan\n") == max(1, len(overrides))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "here"]

@@ -16,7 +16,7 @@ import toy
 from fakes import FakeTracker
 
 from mobilebert_exp import experiment, registry
-from mobilebert_exp.config import DType, Resume
+from mobilebert_exp.config import DType, ExperimentConfig, Resume
 from mobilebert_exp.errors import ConfigError, RunStopped
 from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.modeling.optimizers import AdamW
@@ -155,7 +155,7 @@ class ScriptedTask(toy.ToyTask):
         return Evaluation(metrics={"exact": next(self.script)})
 
 
-def scripted(config: toy.ExperimentConfig, folder: Path, *values: float) -> ScriptedTask:
+def scripted(config: ExperimentConfig, folder: Path, *values: float) -> ScriptedTask:
     task = ScriptedTask(config=config.task, folder=folder)
     task.script = iter(values)
     return task
@@ -176,7 +176,7 @@ def test_keeps_the_newest_checkpoints_and_the_best(tmp_path: Path) -> None:
     assert sorted(path.name for path in (folder / native.BEST).glob("*.index")) == ["ckpt-6.index"], (
         "the first of equals"
     )
-    assert (outcome.metrics["best_exact"], outcome.metrics["best_step"]) == (30.0, 6.0)
+    assert (outcome.metrics["best_checkpoint_exact"], outcome.metrics["best_checkpoint_step"]) == (30.0, 6.0)
     assert native.find(str(tmp_path), model=config.model).endswith("best/ckpt-6")
     assert native.find(str(tmp_path / "last"), model=config.model).endswith("checkpoints/ckpt-10")
 
@@ -193,7 +193,7 @@ class StoppingTracker(FakeTracker):
             self.stop.signal_number = 15
 
 
-def stopped(config: toy.ExperimentConfig, task: toy.ToyTask, run_dir: Path, *, after: int) -> None:
+def stopped(config: ExperimentConfig, task: toy.ToyTask, run_dir: Path, *, after: int) -> None:
     """Runs until the loop that finishes step `after`."""
     tracker = toy.started(StoppingTracker())
     tracker.stop, tracker.after = StopRequest(), after

@@ -23,7 +23,8 @@ class Evaluator:
         self._strategy = tf.distribute.get_strategy()
         self._features = task.features(split, limit=self._limit)
         self._batch_size = config.task.eval_batch_size
-        self._step = tf.function(lambda batch: self._strategy.run(self._outputs, args=(module, batch)))
+        config.check_batches(num_replicas=self._strategy.num_replicas_in_sync)
+        self._step = tf.function(lambda batch: self._strategy.run(self._outputs, args=(module, batch)), autograph=False)
 
     @property
     def num_examples(self) -> int:

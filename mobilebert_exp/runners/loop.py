@@ -15,7 +15,6 @@ import orbit
 import tensorflow as tf
 
 from mobilebert_exp.config import Device, ExperimentConfig
-from mobilebert_exp.errors import ConfigError
 from mobilebert_exp.modeling.optimizers import AdamW
 from mobilebert_exp.tasks.base import Task
 
@@ -53,7 +52,7 @@ class TrainingLoop(orbit.AbstractTrainer):
         self._variables = module.trainable_variables
         self._config = config
         self._strategy = tf.distribute.get_strategy()
-        _check_divisible(config, replicas=self._strategy.num_replicas_in_sync)
+        config.check_batches(num_replicas=self._strategy.num_replicas_in_sync)
         self._iterator = iter(batches)
         self._compute = self._loss_and_gradients
         if config.hardware.xla and config.hardware.device is not Device.tpu:  # a TPU compiles by itself
@@ -115,13 +114,3 @@ class TrainingLoop(orbit.AbstractTrainer):
         start = (tf.constant(0), tf.constant(0.0), [tf.zeros(v.shape, v.dtype) for v in self._variables])
         _, loss, gradients = tf.while_loop(lambda part, *_: part < parts, body, start, maximum_iterations=parts)
         return loss, gradients
-
-
-def _check_divisible(config: ExperimentConfig, *, replicas: int) -> None:
-    """The schema knows `num_replicas`; where that is left open, the devices are only counted here."""
-    accumulation, batch = config.trainer.gradient_accumulation_steps, config.task.global_batch_size
-    if batch % (replicas * accumulation):
-        raise ConfigError(
-            f"task.global_batch_size={batch} is not divisible by {replicas * accumulation} ({replicas} devices x "
-            f"trainer.gradient_accumulation_steps={accumulation}); make it a multiple"
-        )

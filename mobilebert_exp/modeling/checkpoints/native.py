@@ -44,8 +44,8 @@ class Best:
         partial.replace(file)
 
     def figures(self, metric: str) -> dict[str, float]:
-        """As metrics, under `best_<metric>` and `best_step`."""
-        return {f"best_{metric}": self.value, "best_step": float(self.step)}
+        """As metrics; SQuAD v2.0 has an official `best_f1` of another meaning, so the checkpoint is in the name."""
+        return {f"best_checkpoint_{metric}": self.value, "best_checkpoint_step": float(self.step)}
 
 
 def write_model(run_dir: Path, model: ModelConfig) -> None:
