@@ -1,18 +1,19 @@
-"""The command line. Exit codes: 0 done, 2 a mistake of the user's, 128 + n stopped by signal n."""
+"""The command line: Hydra composes, the experiment runs; exits 0 done, 2 a user's mistake, 128 + n on signal n."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from functools import partial
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mobilebert_exp import composition, experiment
-from mobilebert_exp.errors import RunStopped
+from mobilebert_exp.errors import RunStopped, UserError
 
-STARTER = "+preset=starter"  # what a bare command runs
 ENVIRONMENT = {
     "TF_USE_LEGACY_KERAS": "1",  # Orbit and tf-models are written against Keras 2
     "TF_CPP_MIN_LOG_LEVEL": "3",  # what TensorFlow cannot do it raises; the rest is noise on every start
@@ -20,38 +21,37 @@ ENVIRONMENT = {
 }
 
 
-def application(config: DictConfig) -> None:
-    """One job of Hydra's: a run on its own, or one of a multirun."""
-    job = HydraConfig.get()
-    is_sweep = job.mode is not None and job.mode.name == "MULTIRUN"
-    experiment.run(
-        composition.typed(config),
-        run_dir=job.runtime.output_dir,
-        overrides=list(job.overrides.task),
-        sweep_dir=job.sweep.dir if is_sweep else None,
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"),
-    )
+def application(mistakes: list[UserError], config: DictConfig) -> UserError | None:
+    """One job of Hydra's. A mistake is told here, noted and returned, so that the other jobs of a multirun go on."""
+    job, uri, workers = HydraConfig.get(), os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("TF_CONFIG")
+    overrides = composition.overrides(job)
+    sweep = job.sweep.dir if job.mode is not None and job.mode.name == "MULTIRUN" else None
+    try:
+        typed, here = composition.typed(config), job.runtime.output_dir
+        experiment.run(typed, run_dir=here, overrides=overrides, sweep_dir=sweep, tracking_uri=uri, tf_config=workers)
+    except Exception as problem:
+        mistakes.append(composition.explained(problem, overrides))
+        print(f"error: {f'job {job.job.num}: ' if sweep else ''}{mistakes[-1]}", file=sys.stderr)
+        return mistakes[-1]
+    return None
 
 
 def main() -> int:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    logging.raiseExceptions = False  # a full disk is told once, not in a traceback for each line of the log
     if len(sys.argv) == 1:
-        sys.argv.append(STARTER)
-        print(f"no arguments: running the starter experiment, mobilebert_exp {STARTER}", file=sys.stderr)
+        sys.argv.append("+preset=starter")
+        print("no arguments: running the starter experiment, mobilebert_exp +preset=starter", file=sys.stderr)
+    mistakes: list[UserError] = []
     try:
-        composition.register()
-        hydra.main(version_base="1.3", config_path=str(composition.shipped("conf")), config_name="config")(
-            application
-        )()
-    except RunStopped as stop:
-        return stop.exit_code
-    except KeyboardInterrupt:
-        return 130
+        conf = composition.prepare(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=conf, config_name="config")(partial(application, mistakes))()
+    except (RunStopped, KeyboardInterrupt) as stop:
+        return getattr(stop, "exit_code", 130)
     except Exception as problem:
         print(f"error: {composition.explained(problem, sys.argv[1:])}", file=sys.stderr)
         return 2
-    return 0
+    return 2 if mistakes else 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 from hydra._internal.utils import get_args_parser
+from hydra.conf import HydraConf
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -84,7 +85,7 @@ def prepare(arguments: Sequence[str]) -> str:
     return str(shipped("conf"))
 
 
-def overrides(job: DictConfig) -> list[str]:
+def overrides(job: HydraConf) -> list[str]:
     """What was typed in for a job of Hydra's (`HydraConfig.get()`), any `${…}` in it left as it stands."""
     found = OmegaConf.to_container(job.overrides.task)
     assert isinstance(found, list)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import resource
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -54,6 +53,7 @@ def run(
     overrides: Sequence[str] = (),
     sweep_dir: str | Path | None = None,
     tracking_uri: str | None = None,
+    tf_config: str | None = None,
 ) -> Result:
     """Runs one experiment to its end.
 
@@ -63,6 +63,7 @@ def run(
       overrides: what the command line changed, for the record.
       sweep_dir: folder of the sweep it belongs to.
       tracking_uri: MLflow's address where `config.tracking.uri` names none.
+      tf_config: TF_CONFIG, which names the workers of `hardware.distribution=multi_worker` and this one's number.
 
     Raises:
       UserError: a mistake that the user can mend.
@@ -74,7 +75,13 @@ def run(
     if config.mode is Mode.plan:
         return _plan(config, task, run_dir=Path(run_dir), overrides=overrides)
     return _Run(
-        config, task, run_dir=Path(run_dir), overrides=overrides, sweep_dir=sweep_dir, uri=tracking_uri
+        config,
+        task,
+        run_dir=Path(run_dir),
+        overrides=overrides,
+        sweep_dir=sweep_dir,
+        uri=tracking_uri,
+        tf_config=tf_config,
     ).execute()
 
 
@@ -105,13 +112,11 @@ def _plan(config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Seq
     )
 
 
-def _worker_index(config: ExperimentConfig) -> int:
-    """0 for the chief, who alone tracks; TensorFlow is asked only where there are several workers."""
+def _worker_index(config: ExperimentConfig, tf_config: str | None) -> int:
+    """This process' number among the workers; 0 for the chief, who alone tracks, and wherever there is one process."""
     if config.hardware.distribution is not Distribution.multi_worker:
         return 0
-    from mobilebert_exp.runners.strategy import worker_index
-
-    return worker_index(config.hardware)
+    return int(json.loads(tf_config or "{}").get("task", {}).get("index", 0))
 
 
 def _tracker(config: ExperimentConfig, uri: str | None, *, worker: int = 0) -> Tracker:
@@ -137,6 +142,7 @@ class _Run:
         overrides: Sequence[str],
         sweep_dir: str | Path | None,
         uri: str | None,
+        tf_config: str | None,
     ) -> None:
         self._config, self._task = config, task
         self._overrides, self._sweep_dir = list(overrides), sweep_dir
@@ -147,7 +153,7 @@ class _Run:
             code=provenance.code_digest(),
         )
         self._output_dir = Path(config.output_dir).resolve()
-        self._worker = _worker_index(config)
+        self._worker = _worker_index(config, tf_config)
         self._asked_dir = (run_dir / f"worker-{self._worker}" if self._worker else run_dir).resolve()
         unfinished = self._unfinished()
         self._run_dir = unfinished.run_dir.resolve() if unfinished else self._asked_dir
@@ -241,16 +247,8 @@ class _Run:
         """Writes `result.json`, sends the artifacts, closes the run and shows the end."""
         outcome = outcome or Outcome()
         self._closing.set()
-        for name, value in outcome.timings.items():
-            self._tracker.metrics({f"timing/{name}": value}, step=0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        final = {f"final/{name}": value for name, value in outcome.metrics.items()}
-        self._tracker.metrics({**final, "system/peak_memory_bytes": float(peak)}, step=0)
-        for handler in logging.getLogger().handlers:
-            handler.flush()
-        for path in (self._run_dir / "predictions", *sorted(self._asked_dir.glob("*.log")), self._asked_dir / ".hydra"):
-            if path.exists():
-                self._tracker.artifact(path)
+        self._report(outcome, peak_memory_bytes=peak)
         run_id = self._tracker.run_id()
         self._noting.join(timeout=RUN_ID_TIMEOUT_S)
         states.write(self._run_dir, identity=self._identity, state=state, reason=reason, run_id=run_id)
@@ -267,15 +265,23 @@ class _Run:
             peak_memory_bytes=peak,
             paths=outcome.paths,
         )
-        for folder in {
-            self._run_dir,
-            self._asked_dir,
-        }:  # a sweep looks where it sent the job, continued elsewhere or not
+        for folder in {self._run_dir, self._asked_dir}:  # a sweep looks where it sent the job, wherever that went on
             if folder.is_dir():
                 states.write_json(folder / RESULT_FILE, dataclasses.asdict(result))
         self._tracker.artifact(self._run_dir / RESULT_FILE)
         self._tracker.end(state, reason=reason)
         if outcome.text:
             print(outcome.text)
-        print(end_table(dataclasses.asdict(result), open_command=self._tracker.open_command()), file=sys.stdout)
+        print(end_table(dataclasses.asdict(result), open_command=self._tracker.open_command()))
         return result
+
+    def _report(self, outcome: Outcome, *, peak_memory_bytes: int) -> None:
+        """Tells the tracker the last figures and files."""
+        figures = {f"final/{name}": value for name, value in outcome.metrics.items()}
+        timings = {f"timing/{name}": value for name, value in outcome.timings.items()}
+        self._tracker.metrics({**figures, **timings, "system/peak_memory_bytes": float(peak_memory_bytes)}, step=0)
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+        for path in (self._run_dir / "predictions", *sorted(self._asked_dir.glob("*.log")), self._asked_dir / ".hydra"):
+            if path.exists():
+                self._tracker.artifact(path)

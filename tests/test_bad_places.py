@@ -159,6 +159,24 @@ def _files_of_nothing() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
+@pytest.mark.slow
+def test_no_room_for_a_checkpoint(tmp_path: Path) -> None:
+    """The data fit, a model with its optimizer does not: what was trained is lost, and the run says why and where."""
+    short = ["trainer.max_steps=2", "task.eval_batch_size=8"]
+    ended = process("+preset=starter", *_places(tmp_path), *SMALL, *short, cwd=tmp_path, before=_files_of_at_most_1_mib)
+    (folder,) = tmp_path.glob("outputs/squad_v1/*/*")
+    *_, last = ended.err.splitlines()
+    assert last.startswith(f"error: cannot save a checkpoint in {folder}/checkpoints (")
+    assert last.endswith("; free space there")
+    assert "Traceback" not in ended.err
+    assert ended.code == 2
+    assert json.loads((folder / "result.json").read_text(encoding="utf-8"))["state"] == "FAILED"
+
+
+def _files_of_at_most_1_mib() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+
 MACHINE = """
 import json, sys
 from command_line import here

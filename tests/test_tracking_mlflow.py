@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,10 +106,15 @@ def test_a_process_that_dies_without_a_word_is_not_left_running(client: MlflowCl
     assert (1, 3.0) in losses(client, run_id)
 
 
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
+    """Returns when the condition holds or time is up; the assertion that follows tells which."""
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
 def wait_for_end(client: MlflowClient, run_id: str) -> Run:
-    deadline = time.monotonic() + 30
-    while client.get_run(run_id).info.status == "RUNNING" and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: client.get_run(run_id).info.status != "RUNNING")
     return client.get_run(run_id)
 
 
@@ -214,9 +219,7 @@ def test_a_server_that_stalls_and_dies_does_not_stop_the_run(tmp_path: Path, cap
         assert tracker.open_command() == f"{address}/#/experiments/1/runs/{run_id}"
         client = MlflowClient(address)
         tracker.artifact(tmp_path / "server.log")
-        deadline = time.monotonic() + 30
-        while not (losses(client, run_id) and client.list_artifacts(run_id)) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        wait_until(lambda: bool(losses(client, run_id) and client.list_artifacts(run_id)))
         assert losses(client, run_id) == [(1, 1.0)]
         found = client.get_run(run_id)
         assert found.data.params == {"seed": "0"} and math.isnan(found.data.metrics["odd"])
@@ -228,9 +231,7 @@ def test_a_server_that_stalls_and_dies_does_not_stop_the_run(tmp_path: Path, cap
             tracker.metrics({"loss": 1 / step}, step=step)
         assert time.monotonic() - began < 1.0, "a stalled server made training wait"
         os.killpg(group, signal.SIGCONT)
-        deadline = time.monotonic() + 60
-        while len(losses(client, run_id)) < 399 and time.monotonic() < deadline:
-            time.sleep(0.5)
+        wait_until(lambda: len(losses(client, run_id)) == 399)
         assert losses(client, run_id) == [(step, 1 / step) for step in range(1, 400)]
 
         os.killpg(group, signal.SIGKILL)

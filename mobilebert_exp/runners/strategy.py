@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 
@@ -10,13 +9,6 @@ import tensorflow as tf
 
 from mobilebert_exp.config import Device, Distribution, HardwareConfig
 from mobilebert_exp.errors import ConfigError
-
-
-def worker_index(hardware: HardwareConfig) -> int:
-    """This process' number among the workers of `multi_worker`, from TF_CONFIG; 0, the chief, for all else."""
-    if hardware.distribution is not Distribution.multi_worker:
-        return 0
-    return int(json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0))
 
 
 def create_strategy(hardware: HardwareConfig) -> tf.distribute.Strategy:

@@ -17,7 +17,7 @@ import importlib
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -60,7 +60,7 @@ class SweepCallback(Callback):
             self._tracker, uri = _tracker(config, env_uri=self._env_uri)
             self._dir.mkdir(parents=True, exist_ok=True)
             experiment = _name(config, "tracking.experiment") or _name(config, "task.name") or "sweep"
-            overrides = [str(each) for each in config.hydra.overrides.task]
+            overrides = cast("list[str]", OmegaConf.to_container(config.hydra.overrides.task))  # ${…} left as it stands
             run = RunInfo(
                 experiment=experiment,
                 name=" ".join(["sweep", *overrides])[:200],
@@ -69,7 +69,7 @@ class SweepCallback(Callback):
             )
             self._tracker.start(run)
         except UserError as error:  # Hydra turns what a callback raises into a warning, but lets an exit pass
-            print(error, file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         # At exit the interpreter loads no module that wants threads; here it costs nothing, the store opens meanwhile.
         importlib.import_module("mobilebert_exp.sweeping.report")
@@ -78,8 +78,8 @@ class SweepCallback(Callback):
         parent.write(self._dir, parent_run_id=self._tracker.run_id(timeout_s=_OPEN_TIMEOUT_S), about=about)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if self._tracker is not None and job_return.status.name == "FAILED":
-            error = job_return._return_value  # the property raises it
+        error = job_return._return_value  # the property would raise it; a user's mistake is returned, not raised
+        if self._tracker is not None and isinstance(error, Exception):
             lines = str(error).splitlines() or [""]
             self._failures[Path(config.hydra.runtime.output_dir)] = f"{type(error).__name__}: {lines[0]}"
 

@@ -33,7 +33,7 @@ class Config(TaskConfig):
 
     main_metric: str = "accuracy"
     max_seq_length: int = 8
-    num_bits: int = 5
+    num_bits: int = 4
     train_examples: int = 20_000
 
     def __post_init__(self) -> None:
