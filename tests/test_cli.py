@@ -187,7 +187,7 @@ def test_a_sweep_of_ones_own_lies_in_the_working_directory(run: Callable[..., Ru
 @pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130)])
 def test_a_stopped_run_ends_the_whole_command(number: int, code: int, run: Callable[..., Runs]) -> None:
     runs = run(RunStopped(number))
-    assert here("-m", "seed=4,5", "tracking=none").code == code
+    assert here("-m", "seed=4,5", "tracking=none", "~hydra.callbacks.sweep").code == code
     assert len(runs.configs) == 1
     assert here("seed=4").code == code
 

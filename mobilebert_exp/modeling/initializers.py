@@ -7,7 +7,7 @@ BERT does. At narrow widths that leaves a fresh model with activations near zero
 is added to a residual stream starts small, so that NoNorm, which rescales nothing, is stable. The attention heads
 start in two kinds: half have queries equal to their keys, so that a token attends to tokens like itself and to its
 neighbours (in the spirit of arXiv 2305.09828), and half have zero queries, so that they average over the whole input
-and bring the question to every token. On the starter data the second kind halves the steps to learn lookup.
+and bring the question to every token.
 """
 
 from __future__ import annotations
