@@ -14,12 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 from hypothesis import settings
 
 SHARED_DATA = "MOBILEBERT_EXP_SHARED_DATA"
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+# Hydra's logging closes all handlers before it, and absl's closes its stream, unless that is the process's own.
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(autouse=True)
