@@ -82,7 +82,7 @@ def _hardware(count: int, **changes: object) -> dict[str, object]:
 def _trained(folder: Path, *, calls: list[int] | None = None, **changes: object) -> dict[str, np.ndarray]:
     import toy
 
-    config = toy.experiment(**changes)
+    config = toy.experiment(**toy.LOOPED, **changes)
     found = toy.steps(config, toy.task(config, folder), calls=calls or [10])
     return {"losses": found.losses, "gradient_norms": found.gradient_norms, **found.weights}
 
@@ -137,7 +137,10 @@ def _optimized(count: int) -> dict[str, np.ndarray]:
         def replica() -> tf.Tensor:
             mine = tf.distribute.get_replica_context().replica_id_in_sync_group
             share = PARTS // count
-            gradients = [tf.reduce_sum(value[mine * share : (mine + 1) * share], axis=0) for value in pieces().values()]
+            gradients = [
+                tf.reduce_sum(tf.constant(value)[mine * share : (mine + 1) * share], axis=0)
+                for value in pieces().values()
+            ]
             return optimizer.apply(gradients, step=step)["gradient_norm"]
 
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica), axis=None)
@@ -151,12 +154,11 @@ def _measure(folder: Path) -> dict[str, np.ndarray]:
 
     found: dict[str, dict[str, np.ndarray]] = {}
     for count in COUNTS:
-        found[f"train-{count}"] = _trained(folder, **_hardware(count))
+        found[f"train-{count}"] = _trained(folder, calls=[10] if count == 1 else [1, 3, 6], **_hardware(count))
         found[f"evaluate-{count}"] = _evaluated(folder, count)
         found[f"adamw-{count}"] = _optimized(count)
-    found["loops-2"] = _trained(folder, calls=[1, 3, 6], **_hardware(2))
-    found["accumulated-2"] = _trained(folder, **_hardware(2, trainer__gradient_accumulation_steps=2))
-    found["xla-2"] = _trained(folder, **_hardware(2, hardware__xla=True))
+    both = {"trainer__gradient_accumulation_steps": 2, "hardware__xla": True}
+    found["accumulated-xla-2"] = _trained(folder, **_hardware(2, **both))
     found["bfloat16-2"] = _trained(folder, calls=[3], **_hardware(2, hardware__dtype=DType.bfloat16))
     return {f"{run}:{name}": value for run, values in found.items() for name, value in values.items()}
 
@@ -169,9 +171,8 @@ def main(file: Path, *, workers: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         if workers > 1:
-            found = _trained(
-                Path(folder), hardware__num_replicas=workers, hardware__distribution=Distribution.multi_worker
-            )
+            hardware = {"distribution": Distribution.multi_worker, "num_replicas": workers}
+            found = _trained(Path(folder), **{f"hardware__{name}": value for name, value in hardware.items()})
         else:
             cpu = tf.config.list_physical_devices("CPU")[0]
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(COUNTS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import toy
 
 from mobilebert_exp.config import Distribution
 from mobilebert_exp.errors import ConfigError
+from mobilebert_exp.experiment import worker_index
 from mobilebert_exp.runners.strategy import create_strategy
 
 TOLERANCE = 1e-5
@@ -29,20 +31,19 @@ def check_trained_alike(found: str, expected: str) -> None:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_replicas_train_alike(count: int) -> None:
-    """Ten steps on the same global batches."""
+    """Ten steps on the same global batches, in one call on one device, in three calls on several."""
     assert len(replicas.measured()["train-1:losses"]) == 10
     check_trained_alike(f"train-{count}", "train-1")
 
 
 def test_one_device_trains_as_in_this_process(tmp_path: Path) -> None:
-    config = toy.experiment()
+    config = toy.experiment(**toy.LOOPED)
     here = toy.steps(config, toy.task(config, tmp_path), calls=[10])
     np.testing.assert_allclose(replicas.measured()["train-1:losses"], here.losses, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("run", ["loops-2", "accumulated-2", "xla-2"])
-def test_replicas_go_with_loops_accumulation_and_xla(run: str) -> None:
-    check_trained_alike(run, "train-1")
+def test_replicas_go_with_accumulation_and_xla() -> None:
+    check_trained_alike("accumulated-xla-2", "train-1")
 
 
 def test_replicas_go_with_bfloat16() -> None:
@@ -78,3 +79,18 @@ def test_several_workers_need_to_be_told_of_each_other(monkeypatch: pytest.Monke
         "hardware.distribution=multi_worker needs TF_CONFIG, which names the workers and this one's index; "
         "set it on every worker, or use hardware.distribution=mirrored"
     )
+
+
+@pytest.mark.parametrize(("kind", "index", "number"), [("chief", 0, 0), ("worker", 0, 1), ("worker", 2, 3)])
+def test_there_is_one_chief(kind: str, index: int, number: int) -> None:
+    """A cluster may name one apart from its workers; the others count on from it."""
+    config = toy.experiment(hardware__distribution=Distribution.multi_worker)
+    named = {"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1", "d:1"]}, "task": {"type": kind, "index": index}}
+    assert worker_index(config, json.dumps(named)) == number
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {}, "task": {"type": "worker"}}'])
+def test_a_tf_config_that_cannot_be_read_is_one_line(text: str) -> None:
+    config = toy.experiment(hardware__distribution=Distribution.multi_worker)
+    with pytest.raises(ConfigError, match=r"^TF_CONFIG cannot be read \(.+\); it is JSON, .+$"):
+        worker_index(config, text)

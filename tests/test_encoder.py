@@ -19,6 +19,7 @@ from mobilebert_exp.modeling.initializers import TRUNCATED_DEVIATION, initial_va
 from mobilebert_exp.modeling.variables import Fill, VariableSpec, encoder_variables
 
 TOLERANCE = 1e-5
+PINNED = [-0.00789768435060978, -0.018618883565068245, -0.016664989292621613]
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "shared": {"normalization": Normalization.no_norm, "num_feedforward_networks": 2},
     "bottleneck": {"use_bottleneck_attention": True, "hidden_act": Activation.relu6},
@@ -27,7 +28,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def config(name: str = "shared", **changes: Any) -> ModelConfig:
-    return toy.model(num_layers=3, **{"layer_loop": LayerLoop.scan, **ARCHITECTURES[name], **changes})
+    return toy.model(**{"num_layers": 3, "layer_loop": LayerLoop.scan, **ARCHITECTURES[name], **changes})
 
 
 def batch(*, rows: int = 3, length: int = 9, padded: bool = True) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -55,7 +56,7 @@ def outputs_and_gradients(
     def compute() -> tuple[EncoderOutput, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             found = encoder(*batch(), seed=seed, all_layers=True)
-            loss = tf.reduce_sum(found.hidden_ABLH**2) + tf.reduce_sum(tf.sin(found.pooled_BH))
+            loss = tf.reduce_mean(found.hidden_ABLH**2) + tf.reduce_mean(tf.sin(found.pooled_BH))
         return found, [tf.convert_to_tensor(g) for g in tape.gradient(loss, list(encoder.weights.values()))]
 
     found, gradients = compute()
@@ -74,8 +75,9 @@ def test_scan_and_unroll_are_one_function(name: str, seed: tuple[int, int] | Non
     for field, value in scan._asdict().items():
         np.testing.assert_allclose(value, getattr(unroll, field), rtol=TOLERANCE, atol=TOLERANCE, err_msg=field)
     for key, gradient in scan_gradients.items():
-        assert key.endswith("attention/key/bias") or np.abs(gradient).max() > 1e-3, f"{key} has no gradient"
-        np.testing.assert_allclose(gradient, unroll_gradients[key], rtol=1e-4, atol=TOLERANCE, err_msg=key)
+        assert key.endswith("attention/key/bias") or np.abs(gradient).max() > 1e-4, f"{key} has no gradient"
+        allowed = TOLERANCE * np.abs(unroll_gradients[key]).max() + 1e-7
+        np.testing.assert_allclose(gradient, unroll_gradients[key], rtol=1e-4, atol=allowed, err_msg=key)
 
 
 @pytest.mark.parametrize(("loop", "grows"), [(LayerLoop.scan, False), (LayerLoop.unroll, True)])
@@ -295,6 +297,3 @@ def test_norms_and_biases_start_neutral() -> None:
             assert (variable.numpy() == 1).all(), name
         else:
             assert variable.numpy().std() > 0, name
-
-
-PINNED = [0.0, 0.0, 0.0]

@@ -76,6 +76,9 @@ def model(**changes: Any) -> ModelConfig:
     return dataclasses.replace(plain, **changes)
 
 
+LOOPED = {"model__layer_loop": LayerLoop.scan, "model__num_layers": 2}  # changes of `experiment`: as `opt` is run
+
+
 def experiment(**changes: Any) -> ExperimentConfig:
     """Ten steps of eight rows on one CPU; `changes` name leaves with double underscores: `trainer__max_steps=3`."""
     config = ExperimentConfig(

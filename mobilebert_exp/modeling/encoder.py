@@ -9,6 +9,7 @@ Shapes: B batch, L tokens, N heads, M keys, H hidden size, E embedding size, A l
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -45,13 +46,15 @@ class MobileBertEncoder(tf.Module):
       config: the architecture; `vocab_size` is a number by now.
       seed: the initial weights are a function of it and of each variable's name.
       dtype: of the activations, `float32` or `bfloat16`; variables are float32.
+      pooled: whether anybody reads `pooled_BH`; if not, the pooler is kept as it is, neither trained nor decayed.
     """
 
-    def __init__(self, config: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> None:
+    def __init__(self, config: ModelConfig, *, seed: int = 0, dtype: str = "float32", pooled: bool = True) -> None:
         super().__init__(name="encoder")
         self.config = config
         self.dtype = tf.as_dtype(dtype)
-        self.weights = create_variables(encoder_variables(config), config, seed=seed)
+        fixed = () if pooled else ("pooler/",)
+        self.weights = create_variables(encoder_variables(config), config, seed=seed, fixed=fixed)
 
     def __call__(
         self,
@@ -105,9 +108,16 @@ class MobileBertEncoder(tf.Module):
         return tf.tanh(dense(first_BH, params, "pooler")) if self.config.classifier_activation else first_BH
 
 
-def create_variables(specs: list[VariableSpec], config: ModelConfig, *, seed: int) -> dict[str, tf.Variable]:
-    """Variables by name, each started by `initializers.initial_value`."""
-    return {spec.name: tf.Variable(initial_value(spec, config, seed=seed), name=spec.name) for spec in specs}
+def create_variables(
+    specs: list[VariableSpec], config: ModelConfig, *, seed: int, fixed: tuple[str, ...] = ()
+) -> dict[str, tf.Variable]:
+    """Variables by name, each started by `initializers.initial_value`; what starts with `fixed` is not trained."""
+    return {
+        spec.name: tf.Variable(
+            initial_value(spec, config, seed=seed), name=spec.name, trainable=not spec.name.startswith(fixed)
+        )
+        for spec in specs
+    }
 
 
 def _unroll(
@@ -146,7 +156,8 @@ def _scan(
     def body(
         layer: tf.Tensor, x: tf.Tensor, kept: tuple[tf.TensorArray, ...]
     ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.TensorArray, ...]]:
-        params = {name: array.read(layer) for name, array in arrays.items()}
+        with tf.compat.v1.get_default_graph().gradient_override_map({"TensorListGetItem": _slice_gradient(layers)}):
+            params = {name: array.read(layer) for name, array in arrays.items()}
         x, scores_BNLM = block(x, params, bias_B11M, config=config, seed=fold(seed, layer))
         x = tf.ensure_shape(x, x_BLH.shape)
         found = (x, scores_BNLM) if all_layers else ()
@@ -158,3 +169,24 @@ def _scan(
     if not all_layers:
         return last_BLH, None, None
     return last_BLH, tf.concat([x_BLH[None], kept[0].stack()], axis=0), kept[1].stack()
+
+
+@functools.cache
+def _slice_gradient(layers: int) -> str:
+    """Registers a gradient for reading one of so many slices, and returns its name.
+
+    TensorFlow's own asks the list for its length and shape, and to have them in the backward loop the forward loop
+    keeps both for every variable of every layer; they are known. A SavedModel does not carry it: export unrolled.
+    """
+    name = f"SliceOf{layers}"
+
+    def gradient(read: tf.Operation, upstream: tf.Tensor) -> tuple[tf.Tensor, None, None]:
+        empty = tf.raw_ops.TensorListReserve(
+            element_shape=tf.constant(upstream.shape.as_list(), tf.int32),
+            num_elements=layers,
+            element_dtype=upstream.dtype,
+        )
+        return tf.raw_ops.TensorListSetItem(input_handle=empty, index=read.inputs[1], item=upstream), None, None
+
+    tf.RegisterGradient(name)(gradient)
+    return name

@@ -15,7 +15,7 @@ class SpanModel(tf.Module):
 
     def __init__(self, config: ModelConfig, *, seed: int, dtype: str) -> None:
         super().__init__(name="span_model")
-        self.encoder = MobileBertEncoder(config, seed=seed, dtype=dtype)
+        self.encoder = MobileBertEncoder(config, seed=seed, dtype=dtype, pooled=False)
         self.weights = create_variables(span_variables(config), config, seed=seed)
 
     def __call__(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from mobilebert_exp.config import OptimizerConfig
-from mobilebert_exp.modeling.variables import NOT_DECAYED
+from mobilebert_exp.modeling.variables import is_decayed
 
 
 def learning_rate(config: OptimizerConfig, step: tf.Tensor, *, total_steps: int, warmup_steps: int) -> tf.Tensor:
@@ -65,47 +65,48 @@ class AdamW(tf.Module):
         limit = self._config.gradient_clip_norm
         scale = 1.0 if math.isinf(limit) else limit / tf.maximum(norm, limit)  # inf / inf is no number
         rate = learning_rate(self._config, step, total_steps=self._total_steps, warmup_steps=self._warmup_steps)
-        updates = tf.cast(step + 1, tf.float32)
-        context.merge_call(self._update, args=([gradient * scale for gradient in dense], rate, updates))
+        power_1, power_2 = tf.constant(0.0), tf.constant(0.0)  # no bias correction
+        if self._config.bias_correction:
+            updates = tf.cast(step + 1, tf.float32)
+            power_1, power_2 = tf.pow(self._config.beta_1, updates), tf.pow(self._config.beta_2, updates)
+        factors = {
+            "beta1_power": power_1,
+            "beta2_power": power_2,
+            "lr": rate,
+            "beta1": tf.constant(self._config.beta_1),
+            "beta2": tf.constant(self._config.beta_2),
+            "epsilon": self._config.epsilon * tf.sqrt(1 - power_2),
+        }
+        kept = 1 - rate * self._config.weight_decay if self._config.weight_decay else None
+        context.merge_call(self._update, args=([gradient * scale for gradient in dense], factors, kept))
         return {"learning_rate": rate, "gradient_norm": norm}
 
     def _update(
-        self, strategy: tf.distribute.Strategy, gradients: list[tf.Tensor], rate: tf.Tensor, updates: tf.Tensor
+        self,
+        strategy: tf.distribute.Strategy,
+        gradients: list[tf.Tensor],
+        factors: dict[str, tf.Tensor],
+        kept: tf.Tensor | None,
     ) -> None:
         for (name, variable), gradient in zip(self._variables.items(), gradients, strict=True):
-            decay = 0.0 if name.endswith(NOT_DECAYED) else self._config.weight_decay
-            arguments = (gradient, self.momentum[name], self.velocity[name], rate, updates, decay)
-            strategy.extended.update(variable, self._update_variable, args=arguments)
+            slots = self.momentum[name], self.velocity[name]
+            arguments = (gradient, *slots, factors, kept if is_decayed(name) else None)
+            strategy.extended.update(variable, _update_variable, args=arguments, group=False)
 
-    def _update_variable(
-        self,
-        variable: tf.Variable,
-        gradient: tf.Tensor,
-        momentum: tf.Variable,
-        velocity: tf.Variable,
-        rate: tf.Tensor,
-        updates: tf.Tensor,
-        decay: float,
-    ) -> None:
-        """Decay first, then TensorFlow's fused Adam kernel, whose power arguments of 0 mean no bias correction."""
-        config = self._config
-        if decay:
-            variable.assign(variable * (1 - rate * decay))
-        power_1, power_2 = tf.constant(0.0), tf.constant(0.0)
-        if config.bias_correction:
-            power_1, power_2 = tf.pow(config.beta_1, updates), tf.pow(config.beta_2, updates)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=momentum.handle,
-            v=velocity.handle,
-            beta1_power=power_1,
-            beta2_power=power_2,
-            lr=rate,
-            beta1=config.beta_1,
-            beta2=config.beta_2,
-            epsilon=config.epsilon * tf.sqrt(1 - power_2),
-            grad=gradient,
-        )
+
+def _update_variable(
+    variable: tf.Variable,
+    gradient: tf.Tensor,
+    momentum: tf.Variable,
+    velocity: tf.Variable,
+    factors: dict[str, tf.Tensor],
+    kept: tf.Tensor | None,
+) -> None:
+    """Decay first, then TensorFlow's fused Adam kernel, for which powers of 0 mean no bias correction."""
+    if kept is not None:
+        variable.assign(variable * kept)
+    slots = {"var": variable.handle, "m": momentum.handle, "v": velocity.handle}
+    tf.raw_ops.ResourceApplyAdam(**slots, grad=gradient, **factors)
 
 
 def _slot(variable: tf.Variable) -> tf.Variable:

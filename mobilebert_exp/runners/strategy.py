@@ -17,6 +17,9 @@ def create_strategy(hardware: HardwareConfig) -> tf.distribute.Strategy:
     Raises:
       ConfigError: the machine does not have what `hardware` asks for, or TensorFlow has already been set up otherwise.
     """
+    # Grappler buys no speed on CPU (opt, 8 x 128: 0.98 to 1.03 of the step time), and costs 2 s before the first step.
+    if hardware.device is Device.cpu:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     if hardware.device is Device.tpu:
         return _tpu(hardware)
     if hardware.threads is not None:
@@ -95,7 +98,7 @@ def _tpu(hardware: HardwareConfig) -> tf.distribute.Strategy:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except Exception as problem:  # the resolver raises whatever its transport raises
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        reason = str(problem).splitlines()[0].split(". ")[0].rstrip(".") if str(problem) else type(problem).__name__
         raise ConfigError(
             f"hardware={hardware.name}: no TPU answers as {name!r} ({reason}); set hardware.tpu_name, tpu_zone and "
             "gcp_project, or use hardware=cpu; mode=plan shows the experiment without the hardware"
