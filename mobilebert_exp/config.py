@@ -44,10 +44,10 @@ class LayerLoop(enum.Enum):
 
 
 class Initialization(enum.Enum):
-    """How a model starts: `bert` draws every kernel with `initializer_range`; `scaled` suits narrow models."""
+    """How a model starts: `bert` draws every kernel with `initializer_range`; `structured` suits narrow models."""
 
     bert = "bert"
-    scaled = "scaled"
+    structured = "structured"
 
 
 class DType(enum.Enum):
@@ -130,6 +130,13 @@ class ModelConfig:
             rate = getattr(self, name)
             require(0 <= rate < 1, f"model.{name}={rate} is not a probability below 1; choose one in [0, 1)")
         positive("model", initializer_range=self.initializer_range)
+        narrowest = min(self.hidden_size, self.intra_bottleneck_size)
+        require(
+            self.initialization is Initialization.bert or (narrowest >= 8 and 2 * self.head_size <= narrowest),
+            f"model.initialization=structured needs model.hidden_size={self.hidden_size} and "
+            f"model.intra_bottleneck_size={self.intra_bottleneck_size} of 8 or more and heads of at most half of both, "
+            f"not {self.head_size}; use bert",
+        )
         require(
             -math.inf < self.attention_mask_value < 0,
             f"model.attention_mask_value={self.attention_mask_value} is not a finite negative number, "

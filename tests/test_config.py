@@ -209,6 +209,11 @@ def test_batches_are_checked_again_when_devices_are_counted() -> None:
         ("model.num_heads=3", "model.intra_bottleneck_size=64 is not divisible by model.num_heads=3"),
         ("model.hidden_dropout=1.0", "model.hidden_dropout=1.0 is not a probability below 1"),
         ("model.attention_mask_value=0", "model.attention_mask_value=0.0 is not a finite negative number"),
+        (
+            "model.num_heads=1",
+            "model.initialization=structured needs model.hidden_size=128 and model.intra_bottleneck_size=64 of 8 or "
+            "more and heads of at most half of both, not 64; use bert",
+        ),
         ("model.initializer_range=-1", "model.initializer_range=-1.0 is not positive; raise it"),
         ("task.optimizer.learning_rate=0", "task.optimizer.learning_rate=0.0 is not positive; raise it"),
         ("task.optimizer.learning_rate=inf", "task.optimizer.learning_rate=inf is not a finite number; give one"),

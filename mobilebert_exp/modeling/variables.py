@@ -24,7 +24,6 @@ class Fill(enum.Enum):
 
     kernel = "kernel"
     embedding = "embedding"
-    position = "position"
     zeros = "zeros"
     ones = "ones"
 
@@ -41,14 +40,10 @@ class VariableSpec:
     def size(self) -> int:
         return math.prod(self.shape)
 
-    @property
-    def stacked(self) -> bool:
-        return self.name.startswith(STACKED)
 
-    @property
-    def decayed(self) -> bool:
-        """Norms and biases are neither decayed nor layer-adapted."""
-        return not self.name.endswith(NOT_DECAYED)
+def is_decayed(name: str) -> bool:
+    """Norms and biases are neither decayed nor layer-adapted."""
+    return not name.endswith(NOT_DECAYED)
 
 
 def dense(name: str, width_in: int, width_out: int, *, layers: int | None = None) -> list[VariableSpec]:
@@ -73,7 +68,7 @@ def embedding_variables(config: ModelConfig) -> list[VariableSpec]:
     assert config.vocab_size is not None, "resolve the vocabulary size first"
     return [
         VariableSpec("embeddings/word/table", (config.vocab_size, config.embedding_size), Fill.embedding),
-        VariableSpec("embeddings/position/table", (config.max_positions, config.hidden_size), Fill.position),
+        VariableSpec("embeddings/position/table", (config.max_positions, config.hidden_size), Fill.embedding),
         VariableSpec("embeddings/type/table", (config.type_vocab_size, config.hidden_size), Fill.embedding),
         *dense("embeddings/projection", TRIGRAM * config.embedding_size, config.hidden_size),
         *norm("embeddings/norm", config.hidden_size),

@@ -19,7 +19,7 @@ from mobilebert_exp.data import cache, squad, starter, vocabulary
 from mobilebert_exp.data.squad import SquadExample
 from mobilebert_exp.data.squad_windows import Window, windows
 from mobilebert_exp.data.tokenizer import Tokenizer
-from mobilebert_exp.errors import ConfigError, UserError
+from mobilebert_exp.errors import ConfigError, DataError, UserError
 from mobilebert_exp.metrics import SquadScore
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
 from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BASELINE_FILE = "relation_baseline.json"
 VOCABULARIES = {True: "vocab/bert_uncased_vocab.txt", False: "vocab/bert_multi_cased_vocab.txt"}
+MAIN_METRICS = {False: ("f1", "exact_match"), True: ("f1", "exact", "best_f1", "best_exact")}  # by v2.0
 SPECIAL_TOKENS = 3  # [CLS] question [SEP] paragraph [SEP]
 
 
@@ -46,10 +47,10 @@ class StarterConfig:
     max_sentences: int = 6
     min_questions: int = 2
     max_questions: int = 4
-    relations: int = 8
-    values: int = 24
-    first_names: int = 60
-    lookup_share: float = 0.7
+    relations: int = 12
+    values: int = 60
+    first_names: int = 200
+    lookup_share: float = 0.5
     unanswerable_share: float = 0.5
 
     def recipe(self) -> starter.Recipe:
@@ -98,6 +99,9 @@ class Config(TaskConfig):
                 f"task.doc_stride={self.doc_stride} is not within the window of {room} paragraph tokens "
                 f"(task.max_seq_length={self.max_seq_length} less the question); lower it"
             )
+        known = MAIN_METRICS[self.version_2_with_negative]
+        if self.main_metric not in known:
+            raise ConfigError(f"task.main_metric={self.main_metric} is not one of {', '.join(known)}; choose one")
         for name in ("max_query_length", "n_best_size", "max_answer_length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"task.{name}={getattr(self, name)} is below 1; raise it")
@@ -236,9 +240,11 @@ class Squad:
 
     @functools.cache  # noqa: B019  one task lives as long as its experiment
     def _examples(self, split: Split) -> list[SquadExample]:
-        return squad.read(
-            self._file(split), version_2=self.config.version_2_with_negative, labelled=split is not Split.predict
-        )
+        file = self._file(split)
+        found = squad.read(file, version_2=self.config.version_2_with_negative, labelled=split is not Split.predict)
+        if not found and split is not Split.train:  # of an empty train part the schedule tells
+            raise DataError(f"{file} has no question; name another file, or another data_root")
+        return found
 
     def _windows(self, split: Split, limit: int | None) -> list[Window]:
         if split is Split.dev and limit is None:

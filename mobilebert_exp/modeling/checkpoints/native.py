@@ -6,18 +6,20 @@ Beside them lies `model.json`, the architecture they belong to.
 from __future__ import annotations
 
 import json
-import os
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tensorflow as tf
 
+from mobilebert_exp import location
 from mobilebert_exp.config import ModelConfig, leaves
 from mobilebert_exp.errors import CheckpointError, OutputError
+from mobilebert_exp.files import write_json
 
+log = logging.getLogger(__name__)
 MODEL_FILE = "model.json"
-FOLDER = "checkpoints"
-BEST = "best"
+FOLDER, BEST = location.FOLDER, location.BEST
 NOT_ARCHITECTURE = frozenset(
     {"name", "layer_loop", "hidden_dropout", "attention_dropout", "initialization", "initializer_range"}
 )
@@ -25,23 +27,29 @@ NOT_ARCHITECTURE = frozenset(
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Best:
-    """The best evaluation of a run so far: after which step, and its main metric."""
+    """The best evaluation of a run so far: after which step, its main metric, and the newest step evaluated."""
 
     step: int = 0
     value: float = float("-inf")
+    evaluated: int = 0
 
     @classmethod
     def read(cls, run_dir: Path) -> Best:
         """What an earlier part of the run recorded, or none yet."""
         file = run_dir / FOLDER / BEST / "best.json"
-        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else cls()
+        try:
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, TypeError):
+            log.warning("%s is damaged; the next evaluation counts as the best so far", file)
+            return cls()
 
     def write(self, run_dir: Path) -> None:
         """Records it, whole or not at all."""
         file = run_dir / FOLDER / BEST / "best.json"
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        partial.replace(file)
+        file.parent.mkdir(parents=True, exist_ok=True)  # no evaluation has been a number yet
+        write_json(file, asdict(self))
 
     def figures(self, metric: str) -> dict[str, float]:
         """As metrics; SQuAD v2.0 has an official `best_f1` of another meaning, so the checkpoint is in the name."""
@@ -50,39 +58,30 @@ class Best:
 
 def write_model(run_dir: Path, model: ModelConfig) -> None:
     """Records the architecture that the run's checkpoints belong to, whole or not at all."""
-    partial = run_dir / f".{MODEL_FILE}.{os.getpid()}"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(leaves(model), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(run_dir / MODEL_FILE)
+    write_json(run_dir / MODEL_FILE, leaves(model))
 
 
-def find(location: str, *, model: ModelConfig) -> str:
+def find(place: str, *, model: ModelConfig) -> str:
     """The checkpoint prefix behind `init.checkpoint`.
 
     Args:
-      location: a run's folder (its best, else its newest), `RUN/best`, `RUN/last` or a prefix.
+      place: a run's folder (its best, else its newest), `RUN/best`, `RUN/last` or a prefix.
       model: the architecture that is to be restored.
 
     Raises:
       CheckpointError: nothing is there, or it belongs to another architecture.
     """
-    path = Path(location).expanduser()
-    wanted = path.name if path.name in (BEST, "last") else ""
-    run_dir = path.parent if wanted else path
-    if Path(f"{path}.index").is_file():
-        run_dir, prefix = _run_of(path), str(path)
+    path, wanted = location.parts(place)
+    prefix = str(Path(place).expanduser())
+    if Path(f"{prefix}.index").is_file():
+        path = _run_of(Path(prefix))
     else:
-        folder = run_dir / FOLDER
+        folder = path / FOLDER
         best, newest = tf.train.latest_checkpoint(str(folder / BEST)), tf.train.latest_checkpoint(str(folder))
-        prefix = {"": best or newest, BEST: best, "last": newest}[wanted]
+        prefix = {"": best or newest, BEST: best, location.LAST: newest}[wanted]
     if not prefix:
-        raise CheckpointError(
-            f"init.checkpoint={location}: no checkpoint there; "
-            f"give the folder of a training run, the one that holds {FOLDER}/"
-        )
-    _check_architecture(run_dir, location, model)
+        raise location.missing(place)
+    _check_architecture(path, place, model)
     return prefix
 
 
@@ -90,18 +89,18 @@ def _run_of(prefix: Path) -> Path:
     return next((parent for parent in prefix.parents if (parent / MODEL_FILE).is_file()), prefix.parent)
 
 
-def _check_architecture(run_dir: Path, location: str, model: ModelConfig) -> None:
+def _check_architecture(run_dir: Path, place: str, model: ModelConfig) -> None:
     file = run_dir / MODEL_FILE
     if not file.is_file():
         return
     try:
         recorded = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        raise CheckpointError(f"init.checkpoint={location}: {file} is not JSON; choose another run") from None
+        raise CheckpointError(f"init.checkpoint={place}: {file} is not JSON; choose another run") from None
     for name, value in leaves(model).items():
         if name in recorded and name not in NOT_ARCHITECTURE and recorded[name] != value:
             raise CheckpointError(
-                f"init.checkpoint={location} was trained with model.{name}={recorded[name]}, not {value}; "
+                f"init.checkpoint={place} was trained with model.{name}={recorded[name]}, not {value}; "
                 f"set model={recorded['name']} model.{name}={recorded[name]}"
             )
 
@@ -133,5 +132,6 @@ def save(manager: tf.train.CheckpointManager, *, step: int) -> str:
 
 
 def _first_line(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0][:200] if lines else type(problem).__name__
+    """What is wrong, without the long paths that TensorFlow puts before it."""
+    line = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+    return line.split("; ")[-1].partition(" [Op:")[0][:200]
