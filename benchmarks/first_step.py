@@ -70,7 +70,7 @@ def _peer_seconds(command: list[str], *, folder: Path) -> float:
 def _write_articles(folder: Path) -> dict[str, Path]:
     """The starter articles in their default number as SQuAD files, and their vocabulary filled up for `opt`."""
     settings = StarterConfig()
-    recipe = starter.Recipe(lookup_share=settings.lookup_share, unanswerable_share=settings.unanswerable_share)
+    recipe = settings.recipe()
     counts = {Split.train: settings.train_articles, Split.dev: settings.dev_articles}
     files: dict[str, Path] = {}
     for split, articles in counts.items():

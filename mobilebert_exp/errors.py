@@ -4,7 +4,8 @@
     ├── ConfigError               a setting, or a combination of settings, that cannot work
     ├── DataError                 an input file that is missing, malformed or of another kind
     ├── CheckpointError           a checkpoint that is missing, torn or of another model
-    └── OutputError               a place that cannot be written (rights, space)
+    ├── OutputError               a place that cannot be written (rights, space)
+    └── DivergedError             a training whose loss is no longer a number
 
     RunStopped (BaseException)    not a mistake: the run was asked to stop; passes through whatever runs it, a sweep too
 
@@ -32,6 +33,10 @@ class CheckpointError(UserError):
 
 class OutputError(UserError):
     """A place that cannot be written: no rights, no space."""
+
+
+class DivergedError(UserError):
+    """The loss or a gradient is no longer a number; the run ends FAILED, never FINISHED."""
 
 
 class RunStopped(BaseException):

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mobilebert_exp import registry
+from mobilebert_exp import location, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
-from mobilebert_exp.errors import ConfigError, OutputError, RunStopped
+from mobilebert_exp.errors import ConfigError, DivergedError, OutputError, RunStopped, UserError
+from mobilebert_exp.files import write_json
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
 from mobilebert_exp.tasks.base import Task
 from mobilebert_exp.tracking import provenance, states
@@ -91,12 +92,14 @@ def _resolved_model(config: ExperimentConfig, task: Task) -> Any:
     if model.vocab_size not in (None, task.vocab_size):
         raise ConfigError(
             f"model.vocab_size={model.vocab_size} and the vocabulary has {task.vocab_size} entries; "
-            "name the model's own with task.vocab_file or data_root, or set model.vocab_size for a model from scratch"
+            "name the model's own with task.vocab_file or data_root; from scratch, set model.vocab_size=null"
         )
     return dataclasses.replace(model, vocab_size=task.vocab_size)
 
 
 def _plan(config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Sequence[str]) -> Result:
+    if config.init.checkpoint is not None:
+        location.check(config.init.checkpoint)
     job = Job(config=config, task=task, run_dir=run_dir, tracker=_tracker(config, None), stop=StopRequest())
     outcome = registry.runner(Mode.plan).run(job)
     print(outcome.text)
@@ -112,11 +115,20 @@ def _plan(config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Seq
     )
 
 
-def _worker_index(config: ExperimentConfig, tf_config: str | None) -> int:
+def worker_index(config: ExperimentConfig, tf_config: str | None) -> int:
     """This process' number among the workers; 0 for the chief, who alone tracks, and wherever there is one process."""
-    if config.hardware.distribution is not Distribution.multi_worker:
+    if config.hardware.distribution is not Distribution.multi_worker or not tf_config:
         return 0
-    return int(json.loads(tf_config or "{}").get("task", {}).get("index", 0))
+    try:
+        named = json.loads(tf_config)
+        kind, index = str(named["task"]["type"]), int(named["task"]["index"])
+        chiefs = len(named["cluster"].get("chief", ()))
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise ConfigError(
+            f"TF_CONFIG cannot be read ({type(problem).__name__}: {problem}); "
+            'it is JSON, {"cluster": {"worker": [addresses]}, "task": {"type": "worker", "index": number}}'
+        ) from None
+    return index + (chiefs if kind == "worker" else 0)
 
 
 def _tracker(config: ExperimentConfig, uri: str | None, *, worker: int = 0) -> Tracker:
@@ -153,11 +165,13 @@ class _Run:
             code=provenance.code_digest(),
         )
         self._output_dir = Path(config.output_dir).resolve()
-        self._worker = _worker_index(config, tf_config)
+        self._worker = worker_index(config, tf_config)
         self._asked_dir = (run_dir / f"worker-{self._worker}" if self._worker else run_dir).resolve()
         unfinished = self._unfinished()
         self._run_dir = unfinished.run_dir.resolve() if unfinished else self._asked_dir
         self._resume_id = unfinished.run_id if unfinished else ""
+        if config.init.checkpoint is not None and not unfinished:  # which has weights of its own
+            location.check(config.init.checkpoint)
         self._tracker = _tracker(config, uri, worker=self._worker)
         self._noting = threading.Thread(target=self._note_run_id, daemon=True)
         self._closing = threading.Event()
@@ -194,7 +208,8 @@ class _Run:
                 self._close(state, reason=str(stopped))
                 raise
             except BaseException as problem:
-                self._close(RunState.FAILED, reason=f"{type(problem).__name__}: {problem}")
+                mendable = isinstance(problem, UserError) and not isinstance(problem, DivergedError)
+                self._close(RunState.FAILED, reason=f"{type(problem).__name__}: {problem}", mendable=mendable)
                 raise
             return self._close(RunState.FINISHED, outcome=outcome)
 
@@ -243,15 +258,23 @@ class _Run:
             (folder / name).write_text(content, encoding="utf-8")
         self._tracker.artifact(folder)
 
-    def _close(self, state: RunState, *, reason: str = "", outcome: Outcome | None = None) -> Result:
-        """Writes `result.json`, sends the artifacts, closes the run and shows the end."""
+    def _close(
+        self, state: RunState, *, reason: str = "", outcome: Outcome | None = None, mendable: bool = False
+    ) -> Result:
+        """Writes `result.json`, sends the artifacts, closes the run and shows the end.
+
+        A run that failed of what the user can mend goes on from its checkpoint, if it has one, with the same command.
+        """
         outcome = outcome or Outcome()
         self._closing.set()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._report(outcome, peak_memory_bytes=peak)
         run_id = self._tracker.run_id()
         self._noting.join(timeout=RUN_ID_TIMEOUT_S)
-        states.write(self._run_dir, identity=self._identity, state=state, reason=reason, run_id=run_id)
+        resumable = mendable and any((self._run_dir / location.FOLDER).glob("*.index"))
+        states.write(
+            self._run_dir, identity=self._identity, state=state, reason=reason, run_id=run_id, resumable=resumable
+        )
         result = Result(
             run_id=run_id,
             run_dir=str(self._run_dir),
@@ -267,7 +290,7 @@ class _Run:
         )
         for folder in {self._run_dir, self._asked_dir}:  # a sweep looks where it sent the job, wherever that went on
             if folder.is_dir():
-                states.write_json(folder / RESULT_FILE, dataclasses.asdict(result))
+                write_json(folder / RESULT_FILE, dataclasses.asdict(result))
         self._tracker.artifact(self._run_dir / RESULT_FILE)
         self._tracker.end(state, reason=reason)
         if outcome.text:

@@ -24,6 +24,8 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "checks": (GROUND, set()),
     "config": (GROUND, set()),
     "errors": (GROUND, set()),
+    "files": (GROUND, set()),
+    "location": (GROUND, set()),
     "metrics": (GROUND, set()),
     "spelling": (GROUND, set()),
     "data": ("data", set()),

@@ -146,6 +146,7 @@ COMPOSITION = {
     "hardware.dtype=float16": (
         "hardware.dtype=float16 is refused: NoNorm activations exceed its range and become NaN; use float32 or bfloat16"
     ),
+    "task.main_metric=accuracy": "task.main_metric=accuracy is not one of f1, exact_match; choose one",
     "mode=evaluate": "mode=evaluate needs init.checkpoint=RUN_DIR, the folder of a finished training run",
     "mode=predict": "mode=predict needs init.checkpoint=RUN_DIR, the folder of a finished training run",
     "output_dir=": "output_dir is empty; name a place, or leave the setting out",
@@ -270,3 +271,21 @@ def test_a_vocabulary_of_another_model(files: list[str]) -> None:
     assert ended.code == 2
     assert ended.err.startswith("error: model.vocab_size=30522 and the vocabulary has 11 entries; ")
     assert ended.err.count("\n") == 1
+
+
+def test_a_checkpoint_that_is_not_there_is_told_before_tensorflow_is_loaded(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for place in ("nowhere", "run", "run/best", "run/checkpoints/ckpt-7"):
+        _is_refused(
+            here(*files, f"init.checkpoint={tmp_path}/{place}"),
+            f"init.checkpoint={tmp_path}/{place}: no checkpoint there; "
+            "give the folder of a training run, the one that holds checkpoints/",
+        )
+
+
+def test_a_dev_file_without_questions(files: list[str], tmp_path: Path) -> None:
+    _write(tmp_path / "empty.json", lambda data: data["data"].clear())
+    _is_refused(
+        here(*files, f"task.dev_file={tmp_path}/empty.json"),
+        f"{tmp_path}/empty.json has no question; name another file, or another data_root",
+    )

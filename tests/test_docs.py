@@ -70,6 +70,13 @@ def test_the_presets_table_is_what_the_presets_state() -> None:
     assert set(models[0]) - set(stated) == {"name", "attention_mask_value", "layer_loop"}
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/starter-data.md"])
+def test_the_figures_are_those_of_the_preset(name: str) -> None:
+    """A preset of another length would have other figures."""
+    steps = compose(["+preset=starter"]).trainer.max_steps
+    assert f"{steps:,} steps" in (CHECKOUT / name).read_text(encoding="utf-8")
+
+
 def test_there_are_commands() -> None:
     assert len(_commands()) > 15
 

@@ -140,7 +140,7 @@ def check_same_end(found: Path, expected: Path) -> None:
 
 
 def test_terminated_killed_and_interrupted_ends_as_if_it_never_had(uninterrupted: Path) -> None:
-    """One run dies three deaths: SIGTERM (a preempted machine), SIGKILL (no time for a word), SIGINT (Ctrl-C)."""
+    """One run dies four deaths: SIGTERM (a preempted machine), a mistake, SIGKILL (no time for a word), Ctrl-C."""
     folder = sibling(uninterrupted, "interrupted")
 
     assert stopped(folder, signal.SIGTERM, after=11) == 128 + signal.SIGTERM
@@ -149,6 +149,14 @@ def test_terminated_killed_and_interrupted_ends_as_if_it_never_had(uninterrupted
     step = last_step(folder)
     assert (run_dir / native.FOLDER / f"ckpt-{step}.index").is_file(), "saved where it stopped"
     assert 11 <= step < 40
+
+    (weights,) = (run_dir / native.FOLDER).glob(f"ckpt-{step}.data-*")
+    hidden = weights.rename(folder / "hidden")
+    with process(folder, tracking="none") as running:
+        assert running.wait(timeout=300) == 2, said(folder)
+    check_state(folder, "FAILED", record(folder, "result.json")["reason"])
+    assert record(folder, "result.json")["reason"].startswith("CheckpointError: ")
+    hidden.rename(weights)  # a mistake that was mended costs nothing
 
     assert stopped(folder, signal.SIGKILL, after=step + 25) == -signal.SIGKILL
     assert record(folder, "state.json")["state"] == "RUNNING", "nobody was left to say otherwise"

@@ -17,12 +17,11 @@ from fakes import FakeTracker
 
 from mobilebert_exp import experiment, registry
 from mobilebert_exp.config import DType, ExperimentConfig, Resume
-from mobilebert_exp.errors import ConfigError, RunStopped
+from mobilebert_exp.errors import ConfigError, DivergedError, RunStopped
 from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.modeling.optimizers import AdamW
 from mobilebert_exp.runners.base import StopRequest
 from mobilebert_exp.runners.loop import TrainingLoop
-from mobilebert_exp.runners.train import DivergedError
 from mobilebert_exp.tasks.base import Evaluation, Split
 
 TOLERANCE = 1e-5
@@ -134,15 +133,14 @@ def test_a_diverged_run_ends_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_batch_must_divide_over_the_devices_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """GPUs are only counted when the run starts, after the schema's own check."""
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: SimpleNamespace(num_replicas_in_sync=3))
-    config = toy.experiment(trainer__gradient_accumulation_steps=2)
+    config = toy.experiment(trainer__gradient_accumulation_steps=2, task__eval_batch_size=9)
     task, step = toy.task(config, Path()), tf.Variable(0, dtype=tf.int64)
     module = task.build(config.model, seed=0, dtype="float32")
     optimizer = AdamW({}, config.task.optimizer, total_steps=1, warmup_steps=0)
     with pytest.raises(ConfigError) as refused:
         TrainingLoop(task=task, module=module, optimizer=optimizer, step=step, batches=[], config=config)
     assert str(refused.value) == (
-        "task.global_batch_size=8 is not divisible by 6 (3 devices x trainer.gradient_accumulation_steps=2); "
-        "make it a multiple"
+        "task.global_batch_size=8 is not divisible by 6 (replicas x trainer.gradient_accumulation_steps); set it to 12"
     )
 
 
@@ -234,3 +232,23 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     outcome = toy.run(config, toy.task(config, tmp_path), tmp_path / "run", tracker=tracker)
     assert not tracker.series("train/loss")
     assert json.dumps(outcome.metrics, allow_nan=False)
+
+
+def test_a_pooler_that_nobody_reads_stays_as_it_is(tmp_path: Path) -> None:
+    """The span head reads no pooled output: without a gradient the pooler is neither trained nor decayed."""
+    config = toy.experiment(model__classifier_activation=True, trainer__max_steps=3)
+    fresh = toy.task(config, tmp_path).build(config.model, seed=config.seed, dtype="float32").encoder.weights
+    toy.run(config, toy.task(config, tmp_path), tmp_path / "run")
+    trained = toy.weights(str(tmp_path / "run" / native.FOLDER / "ckpt-3"))
+    for name, unchanged in {"pooler/kernel": True, "pooler/bias": True, "layers/attention/value/kernel": False}.items():
+        (value,) = (v for k, v in trained.items() if k.startswith("model/") and name.replace("/", ".S") in k)
+        assert np.array_equal(value, fresh[name].numpy()) is unchanged, name
+
+
+def test_a_damaged_record_of_the_best_is_no_reason_to_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = toy.experiment(trainer__max_steps=2)
+    toy.run(config, toy.task(config, tmp_path), tmp_path / "run")
+    (file,) = (tmp_path / "run").rglob("best.json")
+    file.write_text("", encoding="utf-8")
+    assert native.Best.read(tmp_path / "run") == native.Best()
+    assert f"{file} is damaged" in caplog.text

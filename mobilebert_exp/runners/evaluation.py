@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import tensorflow as tf
 
 from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.data.pipeline import ROW_WEIGHT, evaluation_batches
+from mobilebert_exp.files import write_json
 from mobilebert_exp.tasks.base import Evaluation, Split, Task
 
 
@@ -25,10 +24,6 @@ class Evaluator:
         self._batch_size = config.task.eval_batch_size
         config.check_batches(num_replicas=self._strategy.num_replicas_in_sync)
         self._step = tf.function(lambda batch: self._strategy.run(self._outputs, args=(module, batch)), autograph=False)
-
-    @property
-    def num_examples(self) -> int:
-        return self._features.num_examples
 
     def evaluate(self) -> Evaluation:
         """Runs every feature through the model, in order, and lets the task score them."""
@@ -51,9 +46,4 @@ def write_files(evaluation: Evaluation, folder: Path) -> None:
     """Writes the evaluation's files into `folder`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in evaluation.files.items():
-        partial = folder / f".{name}.partial"
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(folder / name)
+        write_json(folder / name, content)

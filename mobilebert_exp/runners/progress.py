@@ -49,6 +49,10 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
+    def resume(self) -> None:
+        """Training goes on after something else: that time is no part of the speed."""
+        self._last_time = time.monotonic()
+
     def update(self, step: int, *, loss: float) -> float:
         """Shows the state after `step` steps; returns the steps per second since the last call."""
         now = time.monotonic()

@@ -13,6 +13,7 @@ import orbit
 import tensorflow as tf
 
 from mobilebert_exp.data.pipeline import training_batches
+from mobilebert_exp.errors import DivergedError
 from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.modeling.optimizers import AdamW
 from mobilebert_exp.runners.base import Job, Outcome
@@ -24,10 +25,6 @@ from mobilebert_exp.runners.strategy import create_strategy
 from mobilebert_exp.tasks.base import Evaluation, Features, Split
 
 log = logging.getLogger(__name__)
-
-
-class DivergedError(RuntimeError):
-    """The loss or a gradient is no longer a number; the run ends FAILED, never FINISHED."""
 
 
 def run(job: Job) -> Outcome:
@@ -45,7 +42,7 @@ def run(job: Job) -> Outcome:
         metrics={
             **evaluation.metrics,
             **training.best.figures(job.config.task.main_metric),
-            "train_loss": training.last_loss,
+            **({} if training.last_loss is None else {"train_loss": training.last_loss}),
         },
         timings={
             "prepare_s": prepared - started,
@@ -81,9 +78,9 @@ class _Training:
         self._evaluator: Evaluator | None = None
         self.best = native.Best.read(job.run_dir)
         self.last_evaluation = Evaluation(metrics={})
-        self.last_loss = float("nan")
+        self.last_loss: float | None = None  # of a run that had steps left
         self.first_step_s = self.evaluation_s = 0.0
-        self._started = time.monotonic()
+        self._started = 0.0
 
     def _restore(self) -> None:
         """Continues from the run's own newest checkpoint, else starts from `init.checkpoint`, else from scratch."""
@@ -136,6 +133,9 @@ class _Training:
             train_actions=[self._after_loop],
         )
         interval = config.trainer.eval_every_steps or total
+        if self.best.evaluated < first < total and first % interval == 0:  # stopped after the step, before its figures
+            self._evaluate()
+        self._started = time.monotonic()
         with TrainingProgress(
             total_steps=total, done_steps=first, batch_size=config.task.global_batch_size
         ) as self._progress:
@@ -145,6 +145,7 @@ class _Training:
                     controller.train(stop_at)
                 if stop_at < total:
                     self._evaluate()
+                    self._progress.resume()
         self._evaluate()
 
     def _save(self) -> None:
@@ -185,11 +186,12 @@ class _Training:
         self.last_evaluation = evaluation = self._evaluator.evaluate()
         write_files(evaluation, self._job.run_dir / "predictions")
         self._job.tracker.metrics({f"dev/{name}": value for name, value in evaluation.metrics.items()}, step=step)
-        main = evaluation.metrics[self._job.config.task.main_metric]
+        main, best = evaluation.metrics[self._job.config.task.main_metric], (self.best.value, self.best.step)
         if main > self.best.value:
             native.save(self._best_manager, step=step)
-            self.best = native.Best(step=step, value=main)
-            self.best.write(self._job.run_dir)
+            best = (main, step)
+        self.best = native.Best(value=best[0], step=best[1], evaluated=step)
+        self.best.write(self._job.run_dir)
         self._job.stop.check()
         self.evaluation_s += time.monotonic() - started
         log.info("step %d: %s", step, "  ".join(f"{k} {v:.2f}" for k, v in evaluation.metrics.items()))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mobilebert_exp.tracking import states
+from mobilebert_exp.files import write_json
 
 SWEEP_FILE = "sweep.json"
 
@@ -19,4 +19,4 @@ def parent_run_id(sweep_dir: Path) -> str:
 
 def write(sweep_dir: Path, *, parent_run_id: str, about: Mapping[str, str]) -> None:
     """Tells the jobs to come; `about` is for people."""
-    states.write_json(sweep_dir / SWEEP_FILE, {"parent_run_id": parent_run_id, **about})
+    write_json(sweep_dir / SWEEP_FILE, {"parent_run_id": parent_run_id, **about})

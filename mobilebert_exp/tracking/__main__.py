@@ -1,8 +1,7 @@
 """The delivery process: reads messages on its standard input, writes reports to its standard output.
 
-It is a process of its own because `import mlflow` and the migrations of a fresh store hold Python's lock for about
-ten seconds: a thread would take them from the training process, while its first step is being built (one run each on
-two quiet cores, process start to first step: 13 s without tracking, 22 s with a thread, 12 s with a process).
+It is a process of its own because `import mlflow` and the migrations of a fresh store hold Python's lock for seconds: a
+thread would take them from the training process while its first step is being built.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilebert_exp.files import write_json
 from mobilebert_exp.tracking.base import RunState
 
 STATE_FILE = "state.json"
@@ -36,21 +36,18 @@ def identity(config: Mapping[str, object], *, digests: Mapping[str, str], code: 
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def write(run_dir: Path, *, identity: str, state: RunState, reason: str = "", run_id: str = "") -> None:
-    """Records the state, whole or not at all."""
-    record = {"identity": identity, "state": state.name, "reason": reason, "run_id": run_id}
+def write(
+    run_dir: Path, *, identity: str, state: RunState, reason: str = "", run_id: str = "", resumable: bool = False
+) -> None:
+    """Records the state; `resumable` is a failed run that goes on once what stopped it is mended."""
+    record = {
+        "identity": identity,
+        "state": state.name,
+        "reason": reason,
+        "run_id": run_id,
+        "resumable": resumable or state.name in UNFINISHED,
+    }
     write_json(run_dir / STATE_FILE, record)
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a JSON file that is never seen half-written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(record, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def enter(output_dir: Path, run_dir: Path, *, identity: str) -> None:
@@ -61,13 +58,13 @@ def enter(output_dir: Path, run_dir: Path, *, identity: str) -> None:
 
 
 def find_unfinished(output_dir: Path, *, identity: str) -> Unfinished | None:
-    """The newest run of this identity, if it neither finished nor failed and no process works on it."""
+    """The newest run of this identity, if it can go on and no process works on it."""
     try:
         run_dir = Path(json.loads((output_dir / INDEX / f"{identity}.json").read_text(encoding="utf-8"))["run_dir"])
         record = json.loads((run_dir / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if record["state"] not in UNFINISHED or is_alive(run_dir):
+    if not record["resumable"] or is_alive(run_dir):
         return None
     return Unfinished(run_dir=run_dir, run_id=record["run_id"])
 

@@ -72,11 +72,11 @@ def _checked(uri: str, *, origin: str, output_dir: Path) -> str:
     name, mark, query = rest.partition("?")
     if not name or name.startswith(":memory:"):
         raise ConfigError(f"{origin}={uri} is gone when the process ends; {remedy}")
-    return f"{prefix}:///{Path(name).absolute()}{mark}{query}"
+    return f"{prefix}:///{Path(name).expanduser().absolute()}{mark}{query}"
 
 
 def _default_file(output_dir: Path) -> Path:
-    return output_dir.absolute() / "mlflow.db"
+    return output_dir.expanduser().absolute() / "mlflow.db"
 
 
 def _sqlite_uri(path: Path, *, origin: str) -> str:
