@@ -82,6 +82,10 @@ class SquadScore:
             result["best_f1"], result["best_f1_thresh"] = self._best(lambda item: item.f1)
         return result
 
+    def each(self) -> list[dict[str, float]]:
+        """Exact match and F1 of every question by itself, 0 to 100, in the order they were added."""
+        return [{"exact": 100.0 * item.exact, "f1": 100.0 * item.f1} for item in self._answered]
+
     def _f1(self, guess: list[str], truth: list[str]) -> float:
         if self.version_2 and not (guess and truth):
             return float(guess == truth)

@@ -96,6 +96,18 @@ def test_merging_leaves_the_parts_alone() -> None:
         one.merge(SquadScore(version_2=True))
 
 
+@pytest.mark.parametrize("version_2", [False, True])
+def test_the_figures_are_the_means_of_the_questions(version_2: bool) -> None:
+    score = SquadScore(version_2=version_2)
+    for prediction, answers in (("a lamp", ["lamp"]), ("two lamps", ["lamps", "three lamps"]), ("", ["lamp"])):
+        score.update(prediction, answers)
+    each, result = score.each(), score.result()
+    assert [figures["exact"] for figures in each] == [100.0, 0.0, 0.0]
+    assert each[1]["f1"] == pytest.approx(200 / 3)
+    assert result["f1"] == pytest.approx(sum(figures["f1"] for figures in each) / 3)
+    assert result["exact" if version_2 else "exact_match"] == pytest.approx(100 / 3)
+
+
 def test_no_examples_score_zero() -> None:
     assert SquadScore(version_2=False).result() == {"exact_match": 0.0, "f1": 0.0, "total": 0}
     assert SquadScore(version_2=True).result() == {"exact": 0.0, "f1": 0.0, "total": 0}

@@ -82,6 +82,7 @@ class Config(TaskConfig):
     n_best_size: int = 20
     max_answer_length: int = 30
     null_score_diff_threshold: float = 0.0
+    verbose_logging: bool = False
     train_file: str | None = None
     dev_file: str | None = None
     starter: StarterConfig = field(default_factory=StarterConfig)
@@ -198,37 +199,42 @@ class Squad:
             version_2=config.version_2_with_negative,
             null_score_diff_threshold=config.null_score_diff_threshold,
             lower_case=config.lower_case,
+            verbose=config.verbose_logging,
         )
         files: dict[str, Any] = {"predictions.json": answers.predictions, "nbest_predictions.json": answers.n_best}
         if config.version_2_with_negative:
             files["null_odds.json"] = answers.null_odds
         if split is Split.predict:
             return Evaluation(metrics={}, files=files)
-        metrics = self._metrics(examples, answers.predictions, null_odds=answers.null_odds)
-        return Evaluation(metrics={**metrics, **self._graded(examples, answers.predictions, split)}, files=files)
+        score = self._scored(examples, answers.predictions, null_odds=answers.null_odds)
+        files["question_scores.json"] = {
+            example.id: figures for example, figures in zip(examples, score.each(), strict=True)
+        }
+        metrics = {**score.result(), **self._graded(examples, answers.predictions, split)}
+        return Evaluation(metrics=metrics, files=files)
 
-    def _metrics(
+    def _scored(
         self,
         examples: list[SquadExample],
         predictions: Mapping[str, str],
         *,
         null_odds: Mapping[str, float] | None = None,
-    ) -> dict[str, float]:
+    ) -> SquadScore:
         score = SquadScore(version_2=self.config.version_2_with_negative)
         for example in examples:
             odds = (null_odds or {}).get(example.id)
             score.update(predictions[example.id], example.answers, null_odds=odds)
-        return score.result()
+        return score
 
     def _graded(self, examples: list[SquadExample], predictions: Mapping[str, str], split: Split) -> dict[str, float]:
         """F1 by the grade of the question, and of the relation-only baseline; empty where questions have no grade."""
         found: dict[str, float] = {}
         for kind in sorted({example.kind for example in examples} - {""}):
             graded = [example for example in examples if example.kind == kind]
-            found[f"{kind}_f1"] = self._metrics(graded, predictions)["f1"]
+            found[f"{kind}_f1"] = self._scored(graded, predictions).result()["f1"]
         if self._is_starter and split is Split.dev:
             baseline = json.loads((self._starter_folder / BASELINE_FILE).read_text(encoding="utf-8"))
-            found["baseline_f1"] = self._metrics(examples, baseline)["f1"]
+            found["baseline_f1"] = self._scored(examples, baseline).result()["f1"]
         return found
 
     def _columns(self, *, training: bool) -> dict[str, Column]:
