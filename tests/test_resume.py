@@ -69,12 +69,13 @@ def said(folder: Path) -> str:
 
 def run_dirs(folder: Path) -> list[Path]:
     """Folders in which a run has a state."""
-    return sorted(path.parent for path in (folder / "outputs").rglob("state.json"))
+    return sorted(path.parent for path in (folder / "outputs").glob("*/*/*/state.json"))
 
 
 def last_step(folder: Path) -> int:
     """The newest step that any run below has recorded."""
-    lines = [line for path in (folder / "outputs").rglob("metrics.jsonl") for line in path.read_text().splitlines()]
+    files = (folder / "outputs").glob("*/*/*/metrics.jsonl")  # checkpoints come and go, so no folder below is looked at
+    lines = [line for path in files for line in path.read_text().splitlines()]
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
 
