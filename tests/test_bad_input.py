@@ -114,7 +114,8 @@ COMPOSITION = {
     "--model=opt": "--model=opt is not a flag; settings have no dashes: model=opt",
     "--preset=starter": "--preset=starter is not a flag; settings have no dashes: +preset=starter",
     "--learning-rate=1": "--learning-rate=1 is not a flag; settings have no dashes: task.optimizer.learning_rate=1",
-    "--verbose": "--verbose is not a flag; see --help",
+    "--verbose": "--verbose is not a flag; settings have no dashes: task.verbose_logging=…",
+    "--colour": "--colour is not a flag; see --help",
     "seed=1 -m model=opt": "model=opt stands apart from the settings before it; put flags such as -m first",
     "--cfg=jobs": (
         "argument --cfg/-c: invalid choice: 'jobs' (choose from 'job', 'hydra', 'all'); see --hydra-help for the flags"
