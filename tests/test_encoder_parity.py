@@ -1,6 +1,6 @@
 """Our encoder equals tf-models' `MobileBERTEncoder` when the weights are copied across, forward and backward.
 
-Every weight is random, norms and biases too: kernels and biases at BERT's 0.02, tables at 0.3, queries and keys wide
+Every weight is random, norms and biases too: kernels and biases at BERT's 0.02, tables at 0.2, queries and keys wide
 enough that attention has a content, gamma around 1 (NoNorm) or 0.6 (LayerNorm). Layer outputs then reach 3 to 15 and
 gradients 0.1 to 1, of which 1e-5 is a few units in the last place; the tests assert the scales, and gradients are held
 to a thousandth of their own scale besides.
@@ -106,9 +106,9 @@ def randomise(encoder: MobileBertEncoder) -> None:
         if name.endswith("/gamma"):
             variable.assign(rng.uniform(low, high, variable.shape).astype(np.float32))
             continue
-        deviation = 0.3 if name.endswith("/table") else 0.02
+        deviation = 0.2 if name.endswith("/table") else 0.02
         if name.endswith(("query/kernel", "key/kernel")):
-            deviation = (2.0 if plain else 1.5) / np.sqrt(variable.shape[-2])
+            deviation = (1.2 if plain else 1.5) / np.sqrt(variable.shape[-2])
         variable.assign(rng.standard_normal(variable.shape, np.float32) * np.float32(deviation))
 
 
