@@ -54,8 +54,7 @@ def normalize(x: tf.Tensor, params: Params, name: str, config: ModelConfig) -> t
 def scaled(x: tf.Tensor, gamma: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
     """`x [..., in] * gamma [in]`; what flows back to `gamma` is summed by the kernel that does so for biases.
 
-    TensorFlow's own gradient of a broadcast product works out the axes and sums them in general (opt, 8 x 128: 7 % of
-    a step, the median of 14 taken in turn).
+    TensorFlow's own gradient of a broadcast product works out the axes and sums them in general, which takes longer.
     """
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
