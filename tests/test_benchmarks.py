@@ -6,6 +6,8 @@ import importlib.util
 import json
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +288,17 @@ def test_the_models_that_are_timed_are_the_same(tmp_path: Path) -> None:
             assert len(worker.steps(2)) == 2
     head, layers, words = 512 * 2 + 2, 23 * 842_240, (30_522 - 99) * 128
     assert set(counts.values()) == {24_581_888 - layers - words + head}
+
+
+@pytest.mark.slow
+def test_operators_lists_what_a_step_is_made_of() -> None:
+    command = [sys.executable, "-m", "benchmarks.operators", "--batch", "1", "--steps", "1"]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, timeout=600)
+
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    shares = [float(share.strip().rstrip("%")) for _, _, share, _ in rows]
+    assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares))
+    calls = {kind.strip(): count.strip() for kind, _, _, count in rows}
+    products = [int(count) for kind, count in calls.items() if kind.endswith("MatMul")]
+    assert products and products[0] > 24 * 3 * 10, "forward and both backward products of ten dense layers a block"

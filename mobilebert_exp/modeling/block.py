@@ -7,7 +7,7 @@ size, F intermediate size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -34,33 +34,55 @@ def dims(x: tf.Tensor) -> list[int | tf.Tensor]:
 
 def dense(x: tf.Tensor, params: Params, name: str) -> tf.Tensor:
     """`x [..., in] @ kernel [in, out] + bias`; leading axes are flattened around one matrix product."""
-    kernel, bias = params[f"{name}/kernel"], params[f"{name}/bias"]
+    kernel, bias = (tf.convert_to_tensor(params[f"{name}/{part}"]) for part in ("kernel", "bias"))
     if x.shape.rank == 2:
-        return tf.nn.bias_add(tf.matmul(x, kernel), bias)
+        return affine(x, kernel, bias)
     width_in, width_out = kernel.shape
-    y = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, width_in]), kernel), bias)
-    return tf.reshape(y, [*dims(x)[:-1], width_out])
+    return tf.reshape(affine(tf.reshape(x, [-1, width_in]), kernel, bias), [*dims(x)[:-1], width_out])
+
+
+@tf.custom_gradient
+def affine(
+    x_TC: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
+) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]:
+    """`x @ kernel + bias`."""
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        from_x = tf.matmul(upstream, kernel, transpose_b=True)
+        return from_x, tf.matmul(x_TC, upstream, transpose_a=True), _sum_rows(upstream)
+
+    return tf.nn.bias_add(tf.matmul(x_TC, kernel), bias), gradient
+
+
+@tf.custom_gradient
+def no_norm_affine(
+    x_TC: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]:
+    """`gamma * (x @ kernel + bias + residual) + beta`; one sum over the rows serves both vectors that are added."""
+    inner = tf.matmul(x_TC, kernel) + residual
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        from_beta, inward = _sum_rows(upstream), upstream * gamma
+        from_gamma = _sum_rows(upstream * inner) + bias * from_beta
+        from_x = tf.matmul(inward, kernel, transpose_b=True)
+        from_kernel = tf.matmul(x_TC, inward, transpose_a=True)
+        return from_x, from_kernel, gamma * from_beta, inward, from_gamma, from_beta
+
+    return tf.nn.bias_add(inner * gamma, gamma * bias + beta), gradient
+
+
+def _sum_rows(x_TC: tf.Tensor) -> tf.Tensor:
+    """As a matrix product, which on CPU takes a fraction of the time of the kernel for the gradients of biases."""
+    count, width = dims(x_TC)
+    return tf.reshape(tf.matmul(tf.ones([1, count], x_TC.dtype), x_TC), [width])
 
 
 def normalize(x: tf.Tensor, params: Params, name: str, config: ModelConfig) -> tf.Tensor:
     """NoNorm is `gamma * x + beta`; LayerNorm standardises the last axis first, in float32."""
     gamma, beta = params[f"{name}/gamma"], params[f"{name}/beta"]
     if config.normalization is Normalization.no_norm:
-        return tf.nn.bias_add(scaled(x, gamma), beta)
+        return tf.nn.bias_add(x * gamma, beta)
     return layer_norm(x, gamma, beta)
-
-
-@tf.custom_gradient
-def scaled(x: tf.Tensor, gamma: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-    """`x [..., in] * gamma [in]`; what flows back to `gamma` is summed by the kernel that does so for biases.
-
-    TensorFlow's own gradient of a broadcast product works out the axes and sums them in general, which takes longer.
-    """
-
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return upstream * gamma, tf.raw_ops.BiasAddGrad(out_backprop=upstream * x)
-
-    return x * gamma, gradient
 
 
 def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
@@ -119,24 +141,73 @@ def block(
     context_BLND = tf.transpose(tf.matmul(probabilities_BNLM, value_BNMD), [0, 2, 1, 3])
     context_TI = tf.reshape(context_BLND, [-1, config.intra_bottleneck_size])
 
-    h_TI = normalize(dense(context_TI, params, "attention/output") + input_TI, params, "attention/norm", config)
+    h_TI = _normalized_sum(context_TI, input_TI, params, "attention/output", "attention/norm", config)
     h_TI = _feed_forward(h_TI, params, config)
-    out_TH = dropout(dense(h_TI, params, "bottleneck_output"), rate=config.hidden_dropout, seed=fold(seed, 1))
-    out_TH = normalize(out_TH + x_TH, params, "bottleneck_output/norm", config)
+    out_TH = _normalized_sum(
+        h_TI, x_TH, params, "bottleneck_output", "bottleneck_output/norm", config,
+        rate=config.hidden_dropout, seed=fold(seed, 1),
+    )  # fmt: skip
     return tf.reshape(out_TH, [batch, length, config.hidden_size]), scores_BNLM
 
 
 def _project(x_TH: tf.Tensor, params: Params, config: ModelConfig) -> tuple[tf.Tensor, ...]:
     """Input bottleneck, scaled queries, keys and values, each `[T, I]`."""
-    input_TI = normalize(dense(x_TH, params, "bottleneck_input"), params, "bottleneck_input/norm", config)
-    query_key = value = x_TH
+    bottlenecks = ["bottleneck_input"] + (["bottleneck_query_key"] if shares_query_key(config) else [])
     if config.use_bottleneck_attention:
-        query_key = value = input_TI
-    elif shares_query_key(config):
-        shared = dense(x_TH, params, "bottleneck_query_key")
-        query_key = normalize(shared, params, "bottleneck_query_key/norm", config)
-    query, key = (dense(query_key, params, f"attention/{name}") for name in ("query", "key"))
-    return input_TI, query * (1 / math.sqrt(config.head_size)), key, dense(value, params, "attention/value")
+        (input_TI,) = _projections(x_TH, params, config, normalized=bottlenecks)
+        return input_TI, *_projections(input_TI, params, config, plain=["query", "key", "value"])
+    if shares_query_key(config):
+        input_TI, query_key_TI, value_TI = _projections(x_TH, params, config, normalized=bottlenecks, plain=["value"])
+        query_TI, key_TI = _projections(query_key_TI, params, config, plain=["query", "key"])
+        return input_TI, query_TI, key_TI, value_TI
+    return tuple(_projections(x_TH, params, config, normalized=bottlenecks, plain=["query", "key", "value"]))
+
+
+def _projections(
+    x: tf.Tensor, params: Params, config: ModelConfig, *, normalized: Sequence[str] = (), plain: Sequence[str] = ()
+) -> list[tf.Tensor]:
+    """Bottlenecks with their norms, and attention's projections without one, as one matrix product.
+
+    What only scales a product is multiplied into its kernel: NoNorm's gamma and the factor of the queries.
+    """
+    is_linear = config.normalization is Normalization.no_norm
+    kernels, biases = [], []
+    for name in (*normalized, *(f"attention/{part}" for part in plain)):
+        kernel, bias = params[f"{name}/kernel"], params[f"{name}/bias"]
+        if name in normalized and is_linear:
+            gamma, beta = params[f"{name}/norm/gamma"], params[f"{name}/norm/beta"]
+            kernel, bias = kernel * gamma, bias * gamma + beta
+        elif name == "attention/query":
+            kernel, bias = (part * (1 / math.sqrt(config.head_size)) for part in (kernel, bias))
+        kernels.append(kernel)
+        biases.append(bias)
+    found = tf.split(affine(x, tf.concat(kernels, axis=1), tf.concat(biases, axis=0)), len(kernels), axis=1)
+    if is_linear:
+        return found
+    return [
+        normalize(part, params, f"{name}/norm", config) for name, part in zip(normalized, found, strict=False)
+    ] + found[len(normalized) :]
+
+
+def _normalized_sum(
+    x: tf.Tensor,
+    residual: tf.Tensor,
+    params: Params,
+    name: str,
+    norm: str,
+    config: ModelConfig,
+    *,
+    rate: float = 0.0,
+    seed: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """`norm(dropout(dense(x)) + residual)`."""
+    drops = rate > 0 and seed is not None
+    if config.normalization is Normalization.no_norm and not drops:
+        kernel, bias, gamma, beta = (
+            params[key] for key in (f"{name}/kernel", f"{name}/bias", f"{norm}/gamma", f"{norm}/beta")
+        )
+        return no_norm_affine(x, kernel, bias, residual, gamma, beta)
+    return normalize(dropout(dense(x, params, name), rate=rate, seed=seed) + residual, params, norm, config)
 
 
 def _feed_forward(h_TI: tf.Tensor, params: Params, config: ModelConfig) -> tf.Tensor:
@@ -144,5 +215,5 @@ def _feed_forward(h_TI: tf.Tensor, params: Params, config: ModelConfig) -> tf.Te
     for k in range(config.num_feedforward_networks):
         ffn = f"ffn_{k}"
         wide_TF = ACTIVATIONS[config.hidden_act](dense(h_TI, params, f"{ffn}/intermediate"))
-        h_TI = normalize(dense(wide_TF, params, f"{ffn}/output") + h_TI, params, f"{ffn}/norm", config)
+        h_TI = _normalized_sum(wide_TF, h_TI, params, f"{ffn}/output", f"{ffn}/norm", config)
     return h_TI
