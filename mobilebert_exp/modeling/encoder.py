@@ -1,7 +1,7 @@
 """The MobileBERT encoder: embeddings, then one block looped over stacked layer variables.
 
 Plain `tf.Module` and `tf.Variable`. Under `layer_loop: scan` the blocks are one `tf.while_loop` whose slices come from
-`TensorArray`s: the graph holds one block, and the gradient of a slice is written once instead of being added to a
+lists of tensors: the graph holds one block, and the gradient of a slice is written once instead of being added to a
 dense zero (what `tf.gather` costs). Under `unroll` the same function is called once a layer: a flat graph, for export.
 
 Shapes: B batch, L tokens, N heads, M keys, H hidden size, E embedding size, A layers.
@@ -9,7 +9,6 @@ Shapes: B batch, L tokens, N heads, M keys, H hidden size, E embedding size, A l
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import tensorflow as tf
 from mobilebert_exp.config import LayerLoop, ModelConfig
 from mobilebert_exp.modeling.block import block, dense, dropout, fold, normalize
 from mobilebert_exp.modeling.initializers import initial_value
+from mobilebert_exp.modeling.layer_slices import LayerSlices, with_empty_gradients
 from mobilebert_exp.modeling.variables import STACKED, VariableSpec, encoder_variables
 
 EMBEDDING_DROPOUT = 1_000_003  # seeds 0..A-1 belong to the layers
@@ -147,46 +147,23 @@ def _scan(
     all_layers: bool,
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
     layers = config.num_layers
-    arrays = {
-        name: tf.TensorArray(value.dtype, size=layers, element_shape=value.shape[1:]).unstack(value)
-        for name, value in stacked.items()
-    }
+    slices = {name: LayerSlices(value) for name, value in stacked.items()}
+    lists = tuple(slices[name].cut(value) for name, value in stacked.items())
     kept = tuple(tf.TensorArray(x_BLH.dtype, size=layers) for _ in range(2 if all_layers else 0))
 
     def body(
-        layer: tf.Tensor, x: tf.Tensor, kept: tuple[tf.TensorArray, ...]
-    ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.TensorArray, ...]]:
-        with tf.compat.v1.get_default_graph().gradient_override_map({"TensorListGetItem": _slice_gradient(layers)}):
-            params = {name: array.read(layer) for name, array in arrays.items()}
+        layer: tf.Tensor, x: tf.Tensor, lists: tuple[tf.Tensor, ...], kept: tuple[tf.TensorArray, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.Tensor, ...], tuple[tf.TensorArray, ...]]:
+        params = {name: part.read(handle, layer) for (name, part), handle in zip(slices.items(), lists, strict=True)}
         x, scores_BNLM = block(x, params, bias_B11M, config=config, seed=fold(seed, layer))
         x = tf.ensure_shape(x, x_BLH.shape)
         found = (x, scores_BNLM) if all_layers else ()
-        return layer + 1, x, tuple(array.write(layer, value) for array, value in zip(kept, found, strict=True))
+        return layer + 1, x, lists, tuple(array.write(layer, value) for array, value in zip(kept, found, strict=True))
 
-    _, last_BLH, kept = tf.while_loop(
-        lambda layer, *_: layer < layers, body, (tf.constant(0), x_BLH, kept), maximum_iterations=layers
+    _, last_BLH, lists, kept = tf.while_loop(
+        lambda layer, *_: layer < layers, body, (tf.constant(0), x_BLH, lists, kept), maximum_iterations=layers
     )
+    last_BLH = with_empty_gradients(last_BLH, lists, tuple(slices.values()))
     if not all_layers:
         return last_BLH, None, None
     return last_BLH, tf.concat([x_BLH[None], kept[0].stack()], axis=0), kept[1].stack()
-
-
-@functools.cache
-def _slice_gradient(layers: int) -> str:
-    """Registers a gradient for reading one of so many slices, and returns its name.
-
-    TensorFlow's own asks the list for its length and shape, and to have them in the backward loop the forward loop
-    keeps both for every variable of every layer; they are known. A SavedModel does not carry it: export unrolled.
-    """
-    name = f"SliceOf{layers}"
-
-    def gradient(read: tf.Operation, upstream: tf.Tensor) -> tuple[tf.Tensor, None, None]:
-        empty = tf.raw_ops.TensorListReserve(
-            element_shape=tf.constant(upstream.shape.as_list(), tf.int32),
-            num_elements=layers,
-            element_dtype=upstream.dtype,
-        )
-        return tf.raw_ops.TensorListSetItem(input_handle=empty, index=read.inputs[1], item=upstream), None, None
-
-    tf.RegisterGradient(name)(gradient)
-    return name
