@@ -44,7 +44,7 @@ def main() -> int:
         print("no arguments: running the starter experiment, mobilebert_exp +preset=starter", file=sys.stderr)
     mistakes: list[UserError] = []
     try:
-        conf = composition.prepare(sys.argv[1:])
+        conf, sys.argv[1:] = composition.prepare(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=conf, config_name="config")(partial(application, mistakes))()
     except (RunStopped, KeyboardInterrupt) as stop:
         return getattr(stop, "exit_code", 130)

@@ -39,6 +39,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "runners": ("runners", {"modeling", "pipeline", "task interface", "tracker interface", "runner interface"}),
     "registry": ("registry", {"task interface", "runner interface"}),
     "composition": ("composition", {"registry"}),
+    "original_json": ("composition", {"registry"}),
     "groups": ("composition", {"registry"}),
     "sweeping.parent": ("sweep's note", {"tracking", "tracker interface"}),  # what a sweep leaves for its jobs
     "experiment": (
