@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mobilebert_exp import composition, experiment
+from mobilebert_exp import composition, experiment, verbs
 from mobilebert_exp.errors import RunStopped, UserError
 
 ENVIRONMENT = {
@@ -37,6 +37,8 @@ def application(mistakes: list[UserError], config: DictConfig) -> UserError | No
 
 
 def main() -> int:
+    if sys.argv[1:2] and sys.argv[1] in verbs.NAMES:
+        return verbs.run(sys.argv[1], sys.argv[2:])
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     logging.raiseExceptions = False  # a full disk is told once, not in a traceback for each line of the log
     if len(sys.argv) == 1:

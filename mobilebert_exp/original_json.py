@@ -30,14 +30,19 @@ STATED: dict[str, tuple[str, type]] = {  # each published file states these; a g
     "type_vocab_size": ("type_vocab_size", int),
     "initializer_range": ("initializer_range", float),
 }
-OPTIONAL: dict[
-    str, tuple[str, type, object]
-] = {  # with the original's value where they are absent, as the teacher's are
-    "num_feedforward_networks": ("num_feedforward_networks", int, 1),
-    "use_bottleneck_attention": ("use_bottleneck_attention", bool, False),
-    "key_query_shared_bottleneck": ("key_query_shared_bottleneck", bool, False),
-    "normalization_type": ("normalization", str, "layer_norm"),
-    "classifier_activation": ("classifier_activation", bool, True),
+OPTIONAL: dict[str, tuple[str, type]] = {
+    "num_feedforward_networks": ("num_feedforward_networks", int),
+    "use_bottleneck_attention": ("use_bottleneck_attention", bool),
+    "key_query_shared_bottleneck": ("key_query_shared_bottleneck", bool),
+    "normalization_type": ("normalization", str),
+    "classifier_activation": ("classifier_activation", bool),
+}
+ABSENT = {  # what the original takes where a file does not say, as the teacher's does not
+    "num_feedforward_networks": 1,
+    "use_bottleneck_attention": False,
+    "key_query_shared_bottleneck": False,
+    "normalization_type": "layer_norm",
+    "classifier_activation": True,
 }
 ALWAYS = ("trigram_input", "use_bottleneck")  # MobileBERT has both; without them it is another model
 CHOICES = {"hidden_act": Activation, "normalization_type": Normalization}
@@ -67,8 +72,8 @@ def architecture(file: str) -> dict[str, object]:
             raise _fault(file, f"{key} is not true, so that this is no MobileBERT; give a MobileBERT's file")
     if absent := [key for key in STATED if key not in stated]:
         raise _fault(file, f"{absent[0]} is missing; add it, the whole architecture has to be there")
-    values = {key: stated.get(key, *default) for key, (_, _, *default) in keys.items()}
-    found = {keys[key][0]: _checked(file, key, value, keys[key][1]) for key, value in values.items()}
+    values = {**ABSENT, **stated}
+    found = {name: _checked(file, key, values[key], kind) for key, (name, kind) in keys.items()}
     return {"name": Path(file).stem, **found, "initialization": "bert", "layer_loop": "scan"}
 
 
@@ -101,8 +106,8 @@ def _once(file: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
 
 
 def _checked(file: str, key: str, value: Any, kind: type) -> object:
-    allowed = (int, float) if kind is float else kind
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+    is_of_kind = isinstance(value, (int, float) if kind is float else kind)
+    if not is_of_kind or (isinstance(value, bool) and kind is not bool):
         raise _fault(file, f"{key}={json.dumps(value)} is not {KINDS[kind]}; give one")
     if key not in CHOICES:
         return float(value) if kind is float else value

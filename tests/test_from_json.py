@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _write(folder: Path, content: dict[str, Any], *, name: str = "model") -> str
     return f"model.from_json={file}"
 
 
-@pytest.mark.parametrize("preset", ["micro", "opt", "teacher"])
+@pytest.mark.parametrize("preset", ["micro", "teacher"])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_file_is_the_shipped_preset(name: str, preset: str, tmp_path: Path) -> None:
     """Whatever preset stands beside it: the file decides all of the architecture."""
@@ -61,7 +62,7 @@ def test_a_published_file_is_the_shipped_preset(name: str, preset: str, tmp_path
 def squad(tmp_path: Path) -> list[str]:
     """A SQuAD file of one question, and a vocabulary of the published size."""
     question = {"id": "1", "question": "t1 ?", "answers": [{"text": "t2", "answer_start": 0}]}
-    data = {"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": "t2 t3", "qas": [question] * 1}]}]}
+    data = {"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": "t2 t3", "qas": [question]}]}]}
     (tmp_path / "squad.json").write_text(json.dumps(data), encoding="utf-8")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"t{number}" for number in range(30522 - 5))]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
@@ -75,9 +76,7 @@ def test_a_plan_counts_the_published_parameters(name: str, squad: list[str], tmp
     ended = here("mode=plan", "task=squad_v1", file, *squad, f"cache_dir={tmp_path}")
     assert (ended.code, ended.err) == (0, "")
     assert f"\n  parameters                {PARAMETERS[name] + SPAN_HEAD:,}\n" in ended.out
-    assert f"  model.name  {name}\n" in ended.out.replace("                   ", "").replace(
-        "model.name ", "model.name "
-    )
+    assert re.search(rf"^  model\.name +{name}$", ended.out, flags=re.MULTILINE)
 
 
 def test_what_is_recorded_needs_no_file(tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ def test_null_is_no_file() -> None:
             "use_bottleneck is not true, so that this is no MobileBERT; give a MobileBERT's file",
         ),
         ({"hidden_act": "tanh"}, "hidden_act=tanh is not one of relu, relu6, gelu; choose one"),
-        ({"hidden_act": "relu7"}, "hidden_act=relu7 is not one of relu, relu6, gelu; did you mean relu6?"),
+        ({"hidden_act": "relu_6"}, "hidden_act=relu_6 is not one of relu, relu6, gelu; did you mean relu6?"),
         ({"hidden_act": 3}, "hidden_act=3 is not a text; give one"),
         (
             {"normalization_type": "manual_layer_norm"},
@@ -208,5 +207,8 @@ def test_in_a_file_of_settings_it_is_sent_to_the_command_line(tmp_path: Path) ->
         "# @package _global_\nmodel:\n  from_json: a.json\n", encoding="utf-8"
     )
     ended = here("--config-dir", str(tmp_path), "+preset=mine", "mode=plan")
-    assert ended.err == "error: model.from_json=… stands in a file or a sweep; write it on the command line\n"
+    assert (
+        ended.err
+        == "error: preset/mine.yaml: model.from_json=… stands in a file or a sweep; write it on the command line\n"
+    )
     assert ended.code == 2
