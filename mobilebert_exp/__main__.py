@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mobilebert_exp import composition, experiment
+from mobilebert_exp import composition, experiment, verbs
 from mobilebert_exp.errors import RunStopped, UserError
 
 ENVIRONMENT = {
@@ -37,6 +37,8 @@ def application(mistakes: list[UserError], config: DictConfig) -> UserError | No
 
 
 def main() -> int:
+    if sys.argv[1:2] and sys.argv[1] in verbs.NAMES:
+        return verbs.run(sys.argv[1], sys.argv[2:])
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     logging.raiseExceptions = False  # a full disk is told once, not in a traceback for each line of the log
     if len(sys.argv) == 1:
@@ -44,7 +46,7 @@ def main() -> int:
         print("no arguments: running the starter experiment, mobilebert_exp +preset=starter", file=sys.stderr)
     mistakes: list[UserError] = []
     try:
-        conf = composition.prepare(sys.argv[1:])
+        conf, sys.argv[1:] = composition.prepare(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=conf, config_name="config")(partial(application, mistakes))()
     except (RunStopped, KeyboardInterrupt) as stop:
         return getattr(stop, "exit_code", 130)

@@ -7,6 +7,8 @@ import os
 
 from mobilebert_exp.errors import ConfigError
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}  # as messages call them
+
 
 def require(condition: bool, message: str) -> None:
     """Refuses with `message` unless the condition holds."""

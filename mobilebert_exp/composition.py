@@ -6,6 +6,7 @@ import argparse
 import enum
 import errno
 import itertools
+import json
 import re
 import traceback
 import types
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -30,10 +32,11 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mobilebert_exp import groups
+from mobilebert_exp import groups, original_json
+from mobilebert_exp.checks import KINDS
 from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.errors import ConfigError, OutputError, UserError
-from mobilebert_exp.groups import ADDED_GROUPS, DEFAULT_GROUPS, SCHEMA, register, shipped
+from mobilebert_exp.groups import ADDED_GROUPS, DEFAULT_GROUPS, FROM_JSON, SCHEMA, register, shipped
 from mobilebert_exp.spelling import nearest, nearest_key
 
 __all__ = ["compose", "explained", "overrides", "prepare", "register", "shipped", "typed"]
@@ -42,7 +45,6 @@ NO_ROOM_OR_RIGHTS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -53,7 +55,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """
     register()
     try:
-        return typed(groups.composed(overrides))
+        return typed(groups.composed(_spelled_out(overrides)))
     except Exception as problem:
         raise explained(problem, overrides) from None
 
@@ -71,18 +73,43 @@ def typed(config: DictConfig) -> ExperimentConfig:
     return found
 
 
-def prepare(arguments: Sequence[str]) -> str:
-    """Makes ready for `hydra.main` with these command-line arguments; returns its `config_path`.
+def prepare(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Makes ready for `hydra.main`; returns its `config_path`, and the arguments with `model.from_json` spelled out.
 
     Raises:
-      ConfigError: a flag that Hydra does not know, most often a key that was written as one.
+      ConfigError: a flag that Hydra does not know, most often a key that was written as one; an unusable JSON file.
       SystemExit: help was asked for and shown. Hydra shows the same, but takes a second to list groups for it.
     """
     register()
     if _parsed(arguments).help:
         print(OmegaConf.load(shipped("conf") / "config.yaml").hydra.help.template)
         raise SystemExit(0)
-    return str(shipped("conf"))
+    return str(shipped("conf")), _spelled_out(arguments)
+
+
+def _spelled_out(arguments: Sequence[str]) -> list[str]:
+    """`model.from_json=FILE` as the settings it stands for, but for those that are set beside it.
+
+    So what is shown and recorded is the architecture itself, and the run can be repeated without the file.
+    """
+    names = _names(list(arguments))
+    found: list[str] = []
+    for argument, name in zip(arguments, names, strict=True):
+        if name != FROM_JSON:
+            found.append(argument)
+            continue
+        override = OverridesParser.create().parse_overrides([argument])[0]
+        if override.is_sweep_override():
+            raise ConfigError(f"{argument} names several files; give one, and each of them a command")
+        if override.value() is not None:
+            fields = original_json.architecture(str(override.value())).items()
+            found += [f"model.{key}={_written(value)}" for key, value in fields if f"model.{key}" not in names]
+    return found
+
+
+def _written(value: object) -> str:
+    """A value as Hydra's grammar reads it back."""
+    return json.dumps(value) if isinstance(value, str) else str(value).lower()
 
 
 def overrides(job: HydraConf) -> list[str]:
@@ -249,6 +276,8 @@ def _unknown_key(key: str, known: list[str], *, value: Any = None) -> str:
     shown = "…" if value is None else value
     if key in ADDED_GROUPS:
         return f"{key} is a group that must be added with a plus: +{key}={shown}"
+    if key == FROM_JSON:
+        return f"{key}={shown} stands in a file or a sweep; write it on the command line"
     if key.startswith("hydra."):
         return f"{key} is not a key of Hydra's; --cfg hydra lists them"
     near = nearest_key(key, known)

@@ -26,6 +26,7 @@ SCHEMA = "schema"
 VERSION_BASE = "1.3"  # of Hydra's behaviour
 DEFAULT_GROUPS = ("model", "task", "hardware", "tracking")  # in the defaults list; the others are added with a plus
 ADDED_GROUPS = ("preset", "sweep")
+FROM_JSON = "model.from_json"  # a setting that stands for others, and is none itself
 
 
 def shipped(folder: str) -> Path:
@@ -82,7 +83,7 @@ def keys(arguments: Iterable[str]) -> list[str]:
     pairs = [argument.partition("=") for argument in arguments]
     # Of several values, as a multirun has, the first stands for all.
     chosen = [f"{name}={value.split(',')[0]}" for name, _, value in pairs if name.lstrip("+") in groups]
-    return _composed_keys(chosen) or _composed_keys([])
+    return [*(_composed_keys(chosen) or _composed_keys([])), FROM_JSON]
 
 
 def _composed_keys(overrides: list[str]) -> list[str]:

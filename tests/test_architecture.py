@@ -39,6 +39,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "runners": ("runners", {"modeling", "pipeline", "task interface", "tracker interface", "runner interface"}),
     "registry": ("registry", {"task interface", "runner interface"}),
     "composition": ("composition", {"registry"}),
+    "original_json": ("composition", {"registry"}),
     "groups": ("composition", {"registry"}),
     "sweeping.parent": ("sweep's note", {"tracking", "tracker interface"}),  # what a sweep leaves for its jobs
     "experiment": (
@@ -46,8 +47,10 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
         {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"},
     ),
     "sweeping": ("sweeping", {"experiment", "tracking", "tracker interface", "sweep's note"}),
-    "__main__": ("entry", {"composition", "experiment"}),
-    "": ("entry", {"composition", "experiment"}),  # the package itself: a lazy front of those two
+    "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for
+    "translate": ("translation", set()),
+    "__main__": ("entry", {"composition", "experiment", "verbs"}),
+    "": ("entry", {"composition", "experiment", "verbs"}),  # the package itself: a lazy front of the first two
 }
 HOLDERS = {  # who may import a library at all
     "hydra": ("__main__", "composition", "groups", "sweeping"),
@@ -61,7 +64,7 @@ HOLDERS = {  # who may import a library at all
 }
 HEAVY = {"keras", "mlflow", "official", "optuna", "orbit", "pandas", "tensorflow", "tf_keras", "torch", "transformers"}
 LIGHT = ("__main__", "composition", "config", "experiment", "metrics", "registry", "runners.base", "runners.plan",
-         "tasks", "tracking.base")  # fmt: skip
+         "tasks", "tracking.base", "translate", "verbs")  # fmt: skip
 READS_ENVIRONMENT = {"__main__", "runners.strategy", "tracking.__main__"}  # the last is the delivery's own process
 KNOWS_NO_TASK = ("__main__", "composition", "experiment", "groups", "registry", "runners", "sweeping", "tracking")
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 40, 60

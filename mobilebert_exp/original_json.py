@@ -1,0 +1,124 @@
+"""The architecture in an original MobileBERT JSON file, in the fields of our own `ModelConfig`.
+
+Source of keys and of what holds where a key is absent: google-research/google-research, mobilebert/modeling.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mobilebert_exp.checks import KINDS, place
+from mobilebert_exp.config import Activation, Normalization
+from mobilebert_exp.errors import ConfigError
+from mobilebert_exp.spelling import nearest
+
+STATED: dict[str, tuple[str, type]] = {  # each published file states these; a guess would be another model
+    "vocab_size": ("vocab_size", int),
+    "embedding_size": ("embedding_size", int),
+    "hidden_size": ("hidden_size", int),
+    "intra_bottleneck_size": ("intra_bottleneck_size", int),
+    "intermediate_size": ("intermediate_size", int),
+    "num_hidden_layers": ("num_layers", int),
+    "num_attention_heads": ("num_heads", int),
+    "hidden_act": ("hidden_act", str),
+    "hidden_dropout_prob": ("hidden_dropout", float),
+    "attention_probs_dropout_prob": ("attention_dropout", float),
+    "max_position_embeddings": ("max_positions", int),
+    "type_vocab_size": ("type_vocab_size", int),
+    "initializer_range": ("initializer_range", float),
+}
+OPTIONAL: dict[str, tuple[str, type]] = {
+    "num_feedforward_networks": ("num_feedforward_networks", int),
+    "use_bottleneck_attention": ("use_bottleneck_attention", bool),
+    "key_query_shared_bottleneck": ("key_query_shared_bottleneck", bool),
+    "normalization_type": ("normalization", str),
+    "classifier_activation": ("classifier_activation", bool),
+}
+ABSENT = {  # what the original takes where a file does not say, as the teacher's does not
+    "num_feedforward_networks": 1,
+    "use_bottleneck_attention": False,
+    "key_query_shared_bottleneck": False,
+    "normalization_type": "layer_norm",
+    "classifier_activation": True,
+}
+ALWAYS = ("trigram_input", "use_bottleneck")  # MobileBERT has both; without them it is another model
+CHOICES = {"hidden_act": Activation, "normalization_type": Normalization}
+UNREAD = (  # in BERT's multilingual files, where no code reads them
+    *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+    *("pooler_size_per_head", "pooler_type"),
+)
+
+
+def architecture(file: str) -> dict[str, object]:
+    """Every architecture field of `ModelConfig` that the file decides, as YAML writes the values.
+
+    The name is the file's; weights start as the original's (`initialization=bert`), in a loop over the layers.
+
+    Raises:
+      ConfigError: the file cannot be read, lacks a key or has one that is unknown, of another type or not MobileBERT's.
+    """
+    stated = _read(file)
+    keys = {**STATED, **OPTIONAL}
+    if unknown := [key for key in stated if key not in (*keys, *ALWAYS, *UNREAD)]:
+        near = nearest(unknown[0], [*keys, *ALWAYS])
+        raise _fault(
+            file, f"{unknown[0]} is not a key of such files; {f'did you mean {near}?' if near else 'remove it'}"
+        )
+    for key in ALWAYS:
+        if stated.get(key, False) is not True:
+            raise _fault(file, f"{key} is not true, so that this is no MobileBERT; give a MobileBERT's file")
+    if absent := [key for key in STATED if key not in stated]:
+        raise _fault(file, f"{absent[0]} is missing; add it, the whole architecture has to be there")
+    values = {**ABSENT, **stated}
+    found = {name: _checked(file, key, values[key], kind) for key, (name, kind) in keys.items()}
+    return {"name": Path(file).stem, **found, "initialization": "bert", "layer_loop": "scan"}
+
+
+def _read(file: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(Path(place("model.from_json", file)).read_text("utf-8"), object_pairs_hook=_once(file))
+    except OSError as problem:
+        raise _fault(file, f"cannot be read ({problem.strerror}); name the JSON file of an original model") from None
+    except ValueError as problem:
+        if isinstance(problem, ConfigError):
+            raise
+        raise _fault(file, f"no JSON ({problem}); name the JSON file of an original model") from None
+    if not isinstance(found, dict):
+        raise _fault(file, "holds no mapping of keys to values; name the JSON file of an original model")
+    return found
+
+
+def _once(file: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """A mapping of JSON's, no key of which is there twice."""
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise _fault(file, f"{twice} stands there twice; leave one")
+        return found
+
+    return mapping
+
+
+def _checked(file: str, key: str, value: Any, kind: type) -> object:
+    is_of_kind = isinstance(value, (int, float) if kind is float else kind)
+    if not is_of_kind or (isinstance(value, bool) and kind is not bool):
+        raise _fault(file, f"{key}={json.dumps(value)} is not {KINDS[kind]}; give one")
+    if key not in CHOICES:
+        return float(value) if kind is float else value
+    names = [member.name for member in CHOICES[key]]
+    if value.lower() not in names:
+        near = nearest(value, names)
+        raise _fault(
+            file, f"{key}={value} is not one of {', '.join(names)}; {f'did you mean {near}?' if near else 'choose one'}"
+        )
+    return value.lower()
+
+
+def _fault(file: str, text: str) -> ConfigError:
+    return ConfigError(f"model.from_json={file}: {text}")

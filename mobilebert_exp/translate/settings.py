@@ -1,0 +1,188 @@
+"""From the flags of an original script to settings of ours: the same experiment, or the reason why there is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mobilebert_exp.errors import ConfigError
+from mobilebert_exp.spelling import nearest
+from mobilebert_exp.translate.command_line import Text, shown
+from mobilebert_exp.translate.flags import Script
+
+RUN = "RUN"  # stands where only the person knows which run is meant
+MODELS = {  # the published architectures: names of files, and of the folders in which checkpoints come
+    "uncased_L-24_H-128_B-512_A-4_F-4_OPT": "opt",
+    "uncased_L-24_H-128_B-512_A-4_F-4_OPT_QAT": "qat",
+    "uncased_L-24_H-128_B-512_A-4_F-2_tiny_OPT": "tiny",
+    "uncased_L-24_H-1024_B-512_A-4": "teacher",
+    "multi_cased_L-24_H-128_B-512_A-4_F-4_OPT": "multilingual",
+}
+TPUS = {"8": "tpu_v3_8", "256": "tpu_v3_256"}  # by cores
+TPU_FLAGS = ("tpu_name", "tpu_zone", "gcp_project", "num_tpu_cores")
+DATASETS = {  # of run_classifier.py: our name, GLUE's folder and the files it reads, as the original does
+    "cola": ("cola", "CoLA", "dev.tsv", "test.tsv"),
+    "mnli": ("mnli", "MNLI", "dev_matched.tsv", "test_matched.tsv"),
+    "mrpc": ("mrpc", "MRPC", "dev.tsv", "test.tsv"),
+    "qnli": ("qnli", "QNLI", "dev.tsv", "test.tsv"),
+    "sst-2": ("sst2", "SST-2", "dev.tsv", "test.tsv"),
+}
+Given = Mapping[str, str | bool]
+
+
+@dataclass(kw_only=True, slots=True)
+class Translation:
+    """What a command becomes; where anything is refused, the settings are not the same experiment."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+
+
+def translated(script: Script, given: Given) -> Translation:
+    """The settings for a script's flags.
+
+    Raises:
+      ConfigError: the original would refuse these flags too.
+    """
+    found = Translation()
+    if script.refused:
+        found.refusals.append(f"{script.name}: {script.refused}")
+        return found
+    off = (flag.name for flag in script.flags.values() if flag.refused and given.get(flag.name, False))
+    found.refusals += [f"--{name}: {script.flags[name].refused}; without it the rest translates" for name in off]
+    if missing := [name for name in script.required if name not in given]:
+        raise ConfigError(f"--{missing[0]} is missing, without which {script.name} does not start; add it")
+    if not found.refusals:
+        CHOOSE[script.name](given, found)
+        _model(given, found)
+        _hardware(given, found)
+        _others(script, {**_defaults(script), **given}, found)
+    return found
+
+
+def _defaults(script: Script) -> dict[str, str | bool]:
+    """What the original takes where a flag is not given and our default depends on the data set."""
+    return {name: script.flags[name].default for name in script.stated}
+
+
+def _squad(given: Given, found: Translation) -> None:
+    train, predict = given.get("do_train", False), given.get("do_predict", False)
+    if not train and not predict:
+        raise ConfigError("neither --do_train nor --do_predict is given, so that the original does nothing; add one")
+    if train and "train_file" not in given:
+        raise ConfigError("--train_file is missing, which --do_train needs; add it")
+    if "predict_file" not in given:
+        why = "--do_predict needs" if predict else "training needs here, because it ends with an evaluation"
+        raise ConfigError(f"--predict_file is missing, which {why}; add it")
+    found.settings["mode"] = "train" if train else "predict"
+    found.settings["task"] = "squad_v2" if given.get("version_2_with_negative", False) else "squad_v1"
+    if not train:
+        found.notes.append("mode=evaluate writes the same files, and the metrics too, where the questions have answers")
+
+
+def _classifier(given: Given, found: Translation) -> None:
+    train, evaluate, predict = (given.get(name, False) for name in ("do_train", "do_eval", "do_predict"))
+    if not train and not evaluate and not predict:
+        raise ConfigError("none of --do_train, --do_eval and --do_predict is given; add one")
+    mode = found.settings["mode"] = "train" if train else "evaluate" if evaluate else "predict"
+    if predict and mode != "predict":
+        found.notes.append(
+            f"--do_predict: a second command, the same with mode=predict init.checkpoint={RUN}, "
+            f"{RUN} being the folder of the first one's run"
+        )
+    place = str(given["data_dir"]).rstrip("/")
+    if str(given["task_name"]).lower() == "xnli":
+        _chinese(place, found, predict=bool(predict))
+    else:
+        _glue(place, found, name=str(given["task_name"]).lower())
+    if mode == "predict" and "predict_batch_size" in given:
+        found.settings["task.eval_batch_size"] = str(given["predict_batch_size"])
+
+
+def _glue(place: str, found: Translation, *, name: str) -> None:
+    """`DIR/glue/MRPC` is our layout under `data_root=DIR`; of another folder the files are named one by one."""
+    if name not in DATASETS:
+        near = nearest(name, [*DATASETS])
+        remedy = f"did you mean {near}?" if near else f"choose {', '.join(DATASETS)}"
+        raise ConfigError(f"--task_name={shown(name)} is not a task of run_classifier.py; {remedy}")
+    dataset, folder, dev, test = DATASETS[name]
+    found.settings["task"] = "glue"
+    found.settings["task.dataset"] = dataset
+    root = _above(place, f"glue/{folder}")
+    if root:
+        found.settings["data_root"] = root
+        return
+    for key, file in (("task.train_file", "train.tsv"), ("task.dev_file", dev), ("task.test_file", test)):
+        found.settings[key] = Text(f"{place}/{file}")
+
+
+def _chinese(place: str, found: Translation, *, predict: bool) -> None:
+    """The original's XNLI: trained on the Chinese translation; our layout where the folder is called `xnli`."""
+    root = _above(place, "xnli")
+    if predict or not root:
+        why = "the original has no test part of XNLI" if predict else "call the folder xnli, as data_root has it"
+        found.refusals.append(f"{'--do_predict' if predict else f'--data_dir={place}'}: {why}")
+        return
+    found.settings.update(task="xnli", data_root=root)
+    found.settings.update({"task.translate_train": "true", "task.train_languages": "[zh]"})
+    found.notes.append("every language of the dev file is judged; accuracy_zh is the original's figure")
+
+
+def _above(place: str, folder: str) -> Text:
+    """The place in which the folder lies, if `place` is that folder; else empty."""
+    match = re.fullmatch(rf"(?:(.*)/)?{folder}", place)
+    return Text("" if match is None else "." if match[1] is None else match[1] or "/")
+
+
+CHOOSE = {"run_squad.py": _squad, "run_classifier.py": _classifier}
+
+
+def _model(given: Given, found: Translation) -> None:
+    """A preset where the file, or the folder it came in, has a published name; else the file itself."""
+    file = Text(given["bert_config_file"])
+    *folders, name = file.split("/")
+    known = [stem for stem in (name.removesuffix(".json"), *folders[-1:]) if stem in MODELS]
+    if not known:
+        found.settings["model.from_json"] = file
+        return
+    model = MODELS[known[0]]
+    found.settings["model"] = model
+    found.notes.append(f"model={model} is what was published as {known[0]}; if yours differs, model.from_json=FILE")
+
+
+def _hardware(given: Given, found: Translation) -> None:
+    master = Text("" if "tpu_name" in given else given.get("master", ""))
+    if not given.get("use_tpu", False):
+        if master:
+            found.refusals.append("--master: there is no session to connect to; hardware.distribution=multi_worker")
+        if left := [f"--{name}" for name in TPU_FLAGS if name in given]:
+            found.notes.append(f"{', '.join(left)}: without --use_tpu the original does not look at it; left out")
+        found.notes.append("this runs on the processor; the original takes a GPU where it sees one: hardware=gpu")
+        return
+    cores = str(given.get("num_tpu_cores", "8"))
+    found.settings["hardware"] = TPUS.get(cores, TPUS["8"])
+    if cores not in TPUS:
+        found.settings["hardware.num_replicas"] = cores
+    found.settings["hardware.dtype"] = "float32"  # as the original computes; the option's own is bfloat16
+    if master:
+        found.settings["hardware.tpu_name"] = master
+    if "num_tpu_cores" not in given:
+        found.notes.append("the flags do not say how large the TPU is; hardware=tpu_v3_8 is one board of 8 cores")
+
+
+def _others(script: Script, given: Given, found: Translation) -> None:
+    """The flags whose value a key takes as it is, in the script's order; what was set with more thought stays."""
+    skipped = () if given.get("use_tpu", False) else TPU_FLAGS
+    for name, flag in script.flags.items():
+        if name in given and flag.key and name not in skipped:
+            value = given[name]
+            found.settings.setdefault(flag.key, value if isinstance(value, str) else str(value).lower())
+    if found.settings.get("mode") != "train" and "init.checkpoint" not in found.settings:
+        found.settings["init.checkpoint"] = RUN
+        found.notes.append(
+            f"put the folder of the training run in place of {RUN}; the original takes the newest of --output_dir"
+        )
+    elif "init.checkpoint" in found.settings:
+        found.notes.append("init.checkpoint reads runs of this package; weights of other code cannot be read yet")
