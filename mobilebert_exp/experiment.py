@@ -41,6 +41,7 @@ class Result:
     experiment: str
     overrides: list[str]
     main_metric: str
+    task: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
@@ -111,6 +112,7 @@ def _plan(config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Seq
         experiment=config.tracking.experiment or config.task.name,
         overrides=list(overrides),
         main_metric=config.task.main_metric,
+        task=config.task.name,
         metrics=outcome.metrics,
     )
 
@@ -283,6 +285,7 @@ class _Run:
             experiment=self._config.tracking.experiment or self._config.task.name,
             overrides=self._overrides,
             main_metric=self._config.task.main_metric,
+            task=self._config.task.name,
             metrics=outcome.metrics,
             timings={**outcome.timings, "total_s": time.monotonic() - self._started},
             peak_memory_bytes=peak,

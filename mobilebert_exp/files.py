@@ -10,11 +10,15 @@ from typing import Any
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record as `write_text` writes text."""
+    write_text(path, json.dumps(record, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Writes under another name, syncs and renames."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(record, file, ensure_ascii=False, indent=2)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -162,7 +163,22 @@ def _log_handlers(mode: Mode) -> list[str]:
     return ["console"] if mode is Mode.plan else ["console", "file"]
 
 
-RESOLVERS: dict[str, Callable[..., Any]] = {  # what conf/config.yaml calls
+def _from_table(table: str, row: str | enum.Enum, column: str) -> Any:
+    """A value of `conf/<table>.yaml`: for defaults that follow from another setting, and give way to any override."""
+    file, name = shipped("conf") / f"{table}.yaml", row.name if isinstance(row, enum.Enum) else row
+    found = OmegaConf.select(_loaded_table(file), f"{name}.{column}")
+    if found is None:
+        raise ConfigError(f"{file} has no {column} for {name}; add it there")
+    return found
+
+
+@functools.cache
+def _loaded_table(file: Path) -> DictConfig:
+    return _loaded(file)
+
+
+RESOLVERS: dict[str, Callable[..., Any]] = {  # what files of conf/ call
+    "from_table": _from_table,
     "options": options_text,
     "modes": lambda: " | ".join(mode.name for mode in Mode),
     "run_dir": _run_dir,

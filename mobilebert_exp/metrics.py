@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import itertools
+import math
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -113,3 +115,102 @@ def _figures(answered: Sequence[_Answered]) -> dict[str, float]:
         "f1": 100.0 * sum(item.f1 for item in answered) / count,
         "total": len(answered),
     }
+
+
+@dataclass(kw_only=True, slots=True)
+class Confusion:
+    """Which classes were taken for which, and what follows from it, 0 to 100 (MCC −100 to 100).
+
+    Equal to scikit-learn's `accuracy_score`, `f1_score` (of class 1) and `matthews_corrcoef`. Where these have nothing
+    to divide by (no example; no example of class 1, true or predicted; one class alone), the figure is 0.
+    """
+
+    num_classes: int
+    _counts: collections.Counter[tuple[int, int]] = field(default_factory=collections.Counter)
+
+    def update(self, prediction: int, truth: int) -> None:
+        """Adds an example by its predicted and its true class."""
+        self._counts[prediction, truth] += 1
+
+    def merge(self, other: Confusion) -> Confusion:
+        """The counts of both together."""
+        assert self.num_classes == other.num_classes, "counts of one set of classes"
+        return Confusion(num_classes=self.num_classes, _counts=self._counts + other._counts)
+
+    def result(self) -> dict[str, float]:
+        """`accuracy`, `mcc`, and of two classes `f1`."""
+        total = self._counts.total()
+        correct = sum(self._counts[each, each] for each in range(self.num_classes))
+        predicted, true = (
+            [sum(n for pair, n in self._counts.items() if pair[axis] == each) for each in range(self.num_classes)]
+            for axis in (0, 1)
+        )
+        covariance = correct * total - sum(p * t for p, t in zip(predicted, true, strict=True))
+        spreads = [total**2 - sum(n**2 for n in counts) for counts in (predicted, true)]
+        result = {
+            "accuracy": 100.0 * correct / max(total, 1),
+            "mcc": 100.0 * covariance / math.sqrt(spreads[0] * spreads[1]) if all(spreads) else 0.0,
+        }
+        if self.num_classes == 2:
+            result["f1"] = 100.0 * 2 * self._counts[1, 1] / max(predicted[1] + true[1], 1)
+        return result
+
+
+@dataclass(kw_only=True, slots=True)
+class Correlation:
+    """Pearson's and Spearman's correlation of scores, −100 to 100; equal scores share the mean of their ranks.
+
+    Equal to SciPy's `pearsonr` and `spearmanr`, which give NaN where either side is constant or has fewer than two
+    scores: here that is 0, so that a model that says one thing of everything is never the best.
+    """
+
+    _predictions: list[float] = field(default_factory=list)
+    _truths: list[float] = field(default_factory=list)
+
+    def update(self, prediction: float, truth: float) -> None:
+        """Adds an example; both are numbers."""
+        assert math.isfinite(prediction) and math.isfinite(truth), "scores are numbers"
+        self._predictions.append(prediction)
+        self._truths.append(truth)
+
+    def merge(self, other: Correlation) -> Correlation:
+        """The scores of both together."""
+        return Correlation(_predictions=self._predictions + other._predictions, _truths=self._truths + other._truths)
+
+    def result(self) -> dict[str, float]:
+        """`pearson` and `spearman`."""
+        return {
+            "pearson": 100.0 * _pearson(self._predictions, self._truths),
+            "spearman": 100.0 * _pearson(_ranks(self._predictions), _ranks(self._truths)),
+        }
+
+
+def _pearson(a: Sequence[float], b: Sequence[float]) -> float:
+    if len(a) < 2 or min(a) == max(a) or min(b) == max(b):
+        return 0.0
+    x, y = _centred(a), _centred(b)
+    product = math.fsum(p * q for p, q in zip(x, y, strict=True))
+    spread = math.sqrt(math.fsum(p * p for p in x)) * math.sqrt(math.fsum(q * q for q in y))
+    return min(1.0, max(-1.0, product / spread))
+
+
+def _centred(values: Sequence[float]) -> list[float]:
+    """Less their mean, and scaled by a power of two, which rounds nothing, so that no square leaves a float's range."""
+    mean = math.fsum(_scaled(values)) / len(values)
+    return _scaled([value - mean for value in _scaled(values)])
+
+
+def _scaled(values: Sequence[float]) -> list[float]:
+    _, exponent = math.frexp(max(map(abs, values)))
+    return [math.ldexp(value, -exponent) for value in values]
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """1 for the smallest; equal values share the mean of their ranks."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    for _, group in itertools.groupby(enumerate(order, start=1), key=lambda ranked: values[ranked[1]]):
+        tied = list(group)
+        for _, index in tied:
+            ranks[index] = (tied[0][0] + tied[-1][0]) / 2
+    return ranks

@@ -31,7 +31,8 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "data": ("data", set()),
     "modeling": ("modeling", set()),
     "tasks.base": ("task interface", {"modeling"}),
-    "tasks": ("tasks", {"data", "modeling", "task interface"}),
+    "tasks._classification": ("task part", {"data", "modeling", "task interface"}),  # what several tasks share
+    "tasks": ("tasks", {"data", "modeling", "task interface", "task part"}),
     "data.pipeline": ("pipeline", {"data", "task interface"}),
     "tracking.base": ("tracker interface", set()),
     "tracking": ("tracking", {"tracker interface"}),

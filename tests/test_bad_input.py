@@ -81,11 +81,11 @@ COMPOSITION = {
     "model=null": "model=null: a group takes the name of one of its options; see --help",
     "modl=opt": "modl is not a key of this experiment; did you mean model?",
     "+modl=opt": "modl is not a key of this experiment; did you mean model?",
-    "task=squad": "task=squad is not an option; did you mean squad_v2? options: squad_v1, squad_v2",
+    "task=squad": "task=squad is not an option; did you mean squad_v2? options: glue, squad_v1, squad_v2, xnli",
     "preset=starter": "preset is a group that must be added with a plus: +preset=starter",
     "+model=opt": "model is chosen already; write model=opt without a plus",
     "~model": f"model has no value; choose one with model=…: {MODELS}",
-    "~task": "task has no value; choose one with task=…: squad_v1, squad_v2",
+    "~task": "task has no value; choose one with task=…: glue, squad_v1, squad_v2, xnli",
     "hydra/launcher=many": "hydra/launcher=many is not an option; options: basic",
     # values
     "task.max_seq_length=abc": "task.max_seq_length=abc is not a whole number; give one, e.g. 384",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilebert_exp.sweeping.table import metric_names, seed_groups, table, varying
+from mobilebert_exp.sweeping.table import metric_names, seed_groups, table, task_scores, varying
 
 
 def job(*overrides: str, state: str = "FINISHED", **metrics: float) -> dict[str, Any]:
@@ -45,6 +45,23 @@ def test_one_row_a_job_with_what_varies() -> None:
     assert list(frame["reason"]) == ["", "", "out of memory"]
     assert frame["f1"].tolist()[:2] == [70.0, 80.0]
     assert math.isnan(frame["f1"][2]) and math.isnan(frame["exact_match"][1]) and math.isnan(frame["seconds"][2])
+
+
+def test_the_best_of_each_task_and_their_mean() -> None:
+    results = [
+        job("task=a", "lr=1", quiz_score=50.0, f1=1.0) | {"task": "a"},
+        job("task=a", "lr=2", quiz_score=70.0, f1=2.0) | {"task": "a"},
+        job("task=a", "lr=3", state="FAILED", quiz_score=99.0) | {"task": "a"},
+        job("task=b", "lr=1", quiz_score=20.0, other_score=1.0) | {"task": "b"},
+        job("task=c", "lr=1", f1=3.0) | {"task": "c"},
+    ]
+    frame = task_scores(results)
+    assert frame[["score", "task", "value", "job"]].values.tolist() == [
+        ["quiz_score", "a", 70.0, 1],
+        ["quiz_score", "b", 20.0, 3],
+        ["quiz_score", "mean of 2", 45.0, ""],
+    ]
+    assert task_scores(results[:3]).empty and task_scores([]).empty
 
 
 def test_overrides_stand_as_they_are() -> None:

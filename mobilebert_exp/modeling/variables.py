@@ -106,6 +106,11 @@ def span_variables(config: ModelConfig) -> list[VariableSpec]:
     return dense("heads/span", config.hidden_size, 2)
 
 
+def classifier_variables(config: ModelConfig, *, num_outputs: int) -> list[VariableSpec]:
+    """The head over the first token: a score for each class, or the one of a regression."""
+    return dense("heads/classifier", config.hidden_size, num_outputs)
+
+
 def shares_query_key(config: ModelConfig) -> bool:
     """Bottleneck attention takes precedence: then queries and keys come from the input bottleneck."""
     return config.key_query_shared_bottleneck and not config.use_bottleneck_attention

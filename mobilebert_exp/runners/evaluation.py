@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.data.pipeline import ROW_WEIGHT, evaluation_batches
-from mobilebert_exp.files import write_json
+from mobilebert_exp.files import write_json, write_text
 from mobilebert_exp.tasks.base import Evaluation, Split, Task
 
 
@@ -46,4 +46,8 @@ def write_files(evaluation: Evaluation, folder: Path) -> None:
     """Writes the evaluation's files into `folder`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in evaluation.files.items():
-        write_json(folder / name, content)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            write_text(folder / name, content)
+        else:
+            write_json(folder / name, content)

@@ -33,6 +33,8 @@ def run(job: Job) -> Outcome:
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbit and TensorFlow tell each step's arrays there
     with create_strategy(job.config.hardware).scope():
         features = job.task.features(Split.train)
+        # What is wrong with the dev part is better told now than after hours of training; they stay in the cache.
+        job.task.features(Split.dev, limit=job.config.trainer.limit_eval)
         training = _Training(job, features)
         prepared = time.monotonic()
         training.run()

@@ -16,6 +16,7 @@ from mobilebert_exp.tracking.base import Tracker
 
 TABLE_FILE = "sweep.csv"
 GROUPS_FILE = "sweep_seeds.csv"
+SCORES_FILE = "sweep_scores.csv"
 _SHOWN_METRICS = 6
 _LOG_WIDTH = 200
 
@@ -36,6 +37,15 @@ def report(results: list[dict[str, Any]], *, sweep_dir: Path, tracker: Tracker) 
     if len(groups) == 1:
         statistics = groups.filter(regex="_(mean|std)$").iloc[0]
         figures |= {str(name): float(value) for name, value in statistics.dropna().items()}
+    scores = table.task_scores(results)
+    if len(scores):
+        _print(scores, title="Best of each task")
+        _write_csv(sweep_dir / SCORES_FILE, scores)
+        tracker.artifact(sweep_dir / SCORES_FILE)
+        means = scores[scores["task"].str.startswith(table.MEAN_OF)]
+        figures |= {
+            f"{name}_mean_of_tasks": float(value) for name, value in zip(means["score"], means["value"], strict=True)
+        }
     tracker.metrics(figures, step=0)
 
 

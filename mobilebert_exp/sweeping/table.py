@@ -1,7 +1,7 @@
 """One table of a sweep, from what its jobs left in `result.json`.
 
-A result is a mapping with `overrides` (["seed=1", …]), `state`, `reason`, `run_id`, `metrics`, `main_metric` and
-`timings.total_s`; whatever a job that died could not write may be missing.
+A result is a mapping with `overrides` (["seed=1", …]), `state`, `reason`, `run_id`, `task`, `metrics`, `main_metric`
+and `timings.total_s`; whatever a job that died could not write may be missing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = "seed"
+SCORE_SUFFIX = "_score"  # a metric so named means the same in several tasks, so their scores can be averaged
+MEAN_OF = "mean of"
 _OWN_COLUMNS = ("job", "state", "seconds", "run_id", "reason")
 
 
@@ -69,6 +71,32 @@ def seed_groups(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             row[f"{name}_mean"] = figures.mean()
             row[f"{name}_std"] = figures.std(ddof=1)
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def task_scores(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Of each metric that ends in `_score`, the best finished job of each task, and the mean over the tasks.
+
+    Columns `score`, `task`, `value`, `job`, `run_id`; the mean's row names the number of tasks instead of one. Empty
+    when no two tasks have such a metric.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    finished = [(number, result) for number, result in enumerate(results) if result.get("state") == "FINISHED"]
+    for name in (name for name in metric_names(results) if name.endswith(SCORE_SUFFIX)):
+        best: dict[str, dict[str, Any]] = {}
+        for number, result in finished:
+            value, task = _metric(result, name), str(result.get("task", ""))
+            if value == value and (task not in best or value > best[task]["value"]):  # nan equals nothing
+                job, run_id = result.get("job", number), result.get("run_id", "")
+                best[task] = {"score": name, "task": task, "value": value, "job": job, "run_id": run_id}
+        if len(best) > 1:
+            mean = sum(row["value"] for row in best.values()) / len(best)
+            rows += [
+                *best.values(),
+                {"score": name, "task": f"{MEAN_OF} {len(best)}", "value": mean, "job": "", "run_id": ""},
+            ]
     return pd.DataFrame(rows)
 
 

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 
 class Split(enum.Enum):
-    """A part of the data; `predict` is the dev part read without need of answers, and scored without metrics."""
+    """A part of the data; `predict` is read without need of answers, and scored without metrics.
+
+    It is the dev part, or the test part where a task has one. What belongs to a split in several files (MNLI matched
+    and mismatched, a file's languages) is one feature set in order; `score` tells the parts apart.
+    """
 
     train = "train"
     dev = "dev"
@@ -63,7 +67,7 @@ class Evaluation:
 
     Attributes:
       metrics: figures by name, on the scale of the task's official script (SQuAD: 0 to 100).
-      files: JSON-serialisable contents by file name, e.g. `predictions.json`.
+      files: contents by file name, e.g. `predictions.json`: JSON-serialisable, or a text that is written as it is.
     """
 
     metrics: Mapping[str, float]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.config import ModelConfig, TaskConfig
-from mobilebert_exp.data import cache, squad, starter, vocabulary
+from mobilebert_exp.data import cache, casing, squad, starter, vocabulary
 from mobilebert_exp.data.squad import SquadExample
 from mobilebert_exp.data.squad_windows import Window, windows
 from mobilebert_exp.data.tokenizer import Tokenizer
@@ -288,7 +288,7 @@ class Squad:
             raise ConfigError(
                 "task.vocab_file is not set; name the WordPiece vocabulary that goes with task.train_file"
             )
-        return Tokenizer.from_file(path, lower_case=config.lower_case)
+        return casing.tokenizer(path, lower_case=config.lower_case)
 
     @property
     def _is_starter(self) -> bool:
