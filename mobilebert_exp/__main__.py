@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mobilebert_exp import composition, experiment
+from mobilebert_exp import composition, experiment, verbs
 from mobilebert_exp.errors import RunStopped, UserError
 
 ENVIRONMENT = {
@@ -24,10 +24,10 @@ ENVIRONMENT = {
 def application(mistakes: list[UserError], config: DictConfig) -> UserError | None:
     """One job of Hydra's. A mistake is told here, noted and returned, so that the other jobs of a multirun go on."""
     job, uri, workers = HydraConfig.get(), os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("TF_CONFIG")
-    overrides = composition.overrides(job)
+    overrides, here = composition.overrides(job), job.runtime.output_dir
     sweep = job.sweep.dir if job.mode is not None and job.mode.name == "MULTIRUN" else None
     try:
-        typed, here = composition.typed(config), job.runtime.output_dir
+        typed = composition.typed(config)
         experiment.run(typed, run_dir=here, overrides=overrides, sweep_dir=sweep, tracking_uri=uri, tf_config=workers)
     except Exception as problem:
         mistakes.append(composition.explained(problem, overrides))
@@ -44,6 +44,8 @@ def main() -> int:
         print("no arguments: running the starter experiment, mobilebert_exp +preset=starter", file=sys.stderr)
     mistakes: list[UserError] = []
     try:
+        if sys.argv[1] in verbs.NAMES:
+            return verbs.run(sys.argv[1], sys.argv[2:])
         conf = composition.prepare(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=conf, config_name="config")(partial(application, mistakes))()
     except (RunStopped, KeyboardInterrupt) as stop:
