@@ -24,10 +24,10 @@ ENVIRONMENT = {
 def application(mistakes: list[UserError], config: DictConfig) -> UserError | None:
     """One job of Hydra's. A mistake is told here, noted and returned, so that the other jobs of a multirun go on."""
     job, uri, workers = HydraConfig.get(), os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("TF_CONFIG")
-    overrides = composition.overrides(job)
+    overrides, here = composition.overrides(job), job.runtime.output_dir
     sweep = job.sweep.dir if job.mode is not None and job.mode.name == "MULTIRUN" else None
     try:
-        typed, here = composition.typed(config), job.runtime.output_dir
+        typed = composition.typed(config)
         experiment.run(typed, run_dir=here, overrides=overrides, sweep_dir=sweep, tracking_uri=uri, tf_config=workers)
     except Exception as problem:
         mistakes.append(composition.explained(problem, overrides))
@@ -37,8 +37,6 @@ def application(mistakes: list[UserError], config: DictConfig) -> UserError | No
 
 
 def main() -> int:
-    if sys.argv[1:2] and sys.argv[1] in verbs.NAMES:
-        return verbs.run(sys.argv[1], sys.argv[2:])
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     logging.raiseExceptions = False  # a full disk is told once, not in a traceback for each line of the log
     if len(sys.argv) == 1:
@@ -46,6 +44,8 @@ def main() -> int:
         print("no arguments: running the starter experiment, mobilebert_exp +preset=starter", file=sys.stderr)
     mistakes: list[UserError] = []
     try:
+        if sys.argv[1] in verbs.NAMES:
+            return verbs.run(sys.argv[1], sys.argv[2:])
         conf, sys.argv[1:] = composition.prepare(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=conf, config_name="config")(partial(application, mistakes))()
     except (RunStopped, KeyboardInterrupt) as stop:

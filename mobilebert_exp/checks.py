@@ -6,6 +6,7 @@ import math
 import os
 
 from mobilebert_exp.errors import ConfigError
+from mobilebert_exp.storage.place import Place, is_remote
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}  # as messages call them
 
@@ -41,3 +42,16 @@ def place(key: str, value: str) -> str:
 def optional_place(key: str, value: str | None) -> str | None:
     """As `place`; null passes."""
     return None if value is None else place(key, value)
+
+
+def folder(key: str, value: str, *, instead: str) -> str:
+    """A folder of this machine; `instead` is the setting that takes a place in a bucket."""
+    require(not is_remote(value), f"{key}={value} is no folder of this machine; name one, and set {instead}={value}")
+    return place(key, value)
+
+
+def in_bucket(**values: str | None) -> None:
+    """Places in buckets; null passes."""
+    for key, value in values.items():
+        if value is not None:
+            Place.parse(value, key=key)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from mobilebert_exp.checks import at_least, optional_place, place, positive, require
+from mobilebert_exp.checks import at_least, folder, in_bucket, optional_place, positive, require
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 
@@ -25,6 +25,7 @@ class Mode(enum.Enum):
     evaluate = "evaluate"
     predict = "predict"
     plan = "plan"
+    prepare = "prepare"
 
 
 class Activation(enum.Enum):
@@ -305,7 +306,7 @@ class TrackingConfig:
 
 @dataclass(kw_only=True, slots=True)
 class InitConfig:
-    """Where the weights come from: null starts from scratch; else a run's folder or a checkpoint in one."""
+    """Where the weights come from: null starts from scratch; else a run's folder or a checkpoint, here or remote."""
 
     checkpoint: str | None = None
 
@@ -315,13 +316,21 @@ class InitConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ExperimentConfig:
-    """One experiment, whole."""
+    """One experiment, whole.
+
+    Attributes:
+      data_root: a folder, `gs://…`, `https://…`, or `publishers` (`data.sources`).
+      shared_cache: `gs://…` where features are looked for, and where `mode=prepare` puts them (`data.shared`).
+      upload_to: `gs://…` that gets a copy of the run's folder at each checkpoint (`mirror`).
+    """
 
     mode: Mode = Mode.train
     seed: int = 0
     data_root: str | None = None
     output_dir: str = "outputs"
     cache_dir: str | None = None
+    shared_cache: str | None = None
+    upload_to: str | None = None
     resume: Resume = Resume.auto
     model: ModelConfig = MISSING
     task: TaskConfig = MISSING
@@ -333,8 +342,9 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**31, f"seed={self.seed} is not within [0, 2147483647]; choose another")
         self.data_root = optional_place("data_root", self.data_root)
-        self.cache_dir = optional_place("cache_dir", self.cache_dir)
-        self.output_dir = place("output_dir", self.output_dir)
+        self.cache_dir = None if self.cache_dir is None else folder("cache_dir", self.cache_dir, instead="shared_cache")
+        self.output_dir = folder("output_dir", self.output_dir, instead="upload_to")
+        in_bucket(shared_cache=self.shared_cache, upload_to=self.upload_to)
         length, positions = self.task.max_seq_length, self.model.max_positions
         require(
             length <= positions,

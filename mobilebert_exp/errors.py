@@ -5,6 +5,7 @@
     ├── DataError                 an input file that is missing, malformed or of another kind
     ├── CheckpointError           a checkpoint that is missing, torn or of another model
     ├── OutputError               a place that cannot be written (rights, space)
+    ├── StorageError              a bucket that refuses, or cannot be reached
     └── DivergedError             a training whose loss is no longer a number
 
     RunStopped (BaseException)    not a mistake: the run was asked to stop; passes through whatever runs it, a sweep too
@@ -33,6 +34,10 @@ class CheckpointError(UserError):
 
 class OutputError(UserError):
     """A place that cannot be written: no rights, no space."""
+
+
+class StorageError(UserError):
+    """A bucket of Cloud Storage that refuses or cannot be reached."""
 
 
 class DivergedError(UserError):

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mobilebert_exp import location, registry
+from mobilebert_exp import location, mirror, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
+from mobilebert_exp.data import shared, sources
 from mobilebert_exp.errors import ConfigError, DivergedError, OutputError, RunStopped, UserError
 from mobilebert_exp.files import write_json
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
@@ -27,7 +28,10 @@ log = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
 RUN_ID_TIMEOUT_S = 60.0
 DEFAULT_CACHE = "~/.cache/mobilebert_exp"
-NOT_IDENTITY = ("output_dir", "cache_dir", "resume", "tracking.", "hardware.steps_per_loop", "trainer.keep_checkpoints")
+NOT_IDENTITY = (
+    *("output_dir", "cache_dir", "shared_cache", "upload_to", "resume", "tracking."),
+    *("hardware.steps_per_loop", "trainer.keep_checkpoints"),
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,19 +76,20 @@ def run(
       RunStopped: a signal asked it to stop; what it had is saved.
     """
     config = dataclasses.replace(config, cache_dir=str(Path(config.cache_dir or DEFAULT_CACHE).expanduser().resolve()))
-    task = registry.create_task(config)
-    config = dataclasses.replace(config, model=_resolved_model(config, task))
-    if config.mode is Mode.plan:
-        return _plan(config, task, run_dir=Path(run_dir), overrides=overrides)
-    return _Run(
-        config,
-        task,
-        run_dir=Path(run_dir),
-        overrides=overrides,
-        sweep_dir=sweep_dir,
-        uri=tracking_uri,
-        tf_config=tf_config,
-    ).execute()
+    with shared.at(config.shared_cache):
+        task = registry.create_task(config)
+        config = dataclasses.replace(config, model=_resolved_model(config, task))
+        if config.mode is Mode.plan:
+            return _plan(config, task, run_dir=Path(run_dir), overrides=overrides)
+        return _Run(
+            config,
+            task,
+            run_dir=Path(run_dir),
+            overrides=overrides,
+            sweep_dir=sweep_dir,
+            uri=tracking_uri,
+            tf_config=tf_config,
+        ).execute()
 
 
 def _resolved_model(config: ExperimentConfig, task: Task) -> Any:
@@ -98,9 +103,14 @@ def _resolved_model(config: ExperimentConfig, task: Task) -> Any:
     return dataclasses.replace(model, vocab_size=task.vocab_size)
 
 
-def _plan(config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Sequence[str]) -> Result:
+def _check_checkpoint(config: ExperimentConfig) -> None:
+    """Fetches the starting weights if they lie elsewhere; raises CheckpointError where there are none."""
     if config.init.checkpoint is not None:
-        location.check(config.init.checkpoint)
+        location.check(sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir))
+
+
+def _plan(config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Sequence[str]) -> Result:
+    _check_checkpoint(config)
     job = Job(config=config, task=task, run_dir=run_dir, tracker=_tracker(config, None), stop=StopRequest())
     outcome = registry.runner(Mode.plan).run(job)
     print(outcome.text)
@@ -172,18 +182,43 @@ class _Run:
         unfinished = self._unfinished()
         self._run_dir = unfinished.run_dir.resolve() if unfinished else self._asked_dir
         self._resume_id = unfinished.run_id if unfinished else ""
-        if config.init.checkpoint is not None and not unfinished:  # which has weights of its own
-            location.check(config.init.checkpoint)
+        elsewhere = None if unfinished else self._unfinished_elsewhere()
+        if elsewhere:
+            self._resume_id = elsewhere.run_id
+        if not unfinished and not elsewhere:  # which have weights of their own
+            _check_checkpoint(config)
+        self._mirror = self._copy(elsewhere)
+        self._update_copy = self._mirror.update if self._mirror else lambda: None
         self._tracker = _tracker(config, uri, worker=self._worker)
         self._noting = threading.Thread(target=self._note_run_id, daemon=True)
         self._closing = threading.Event()
         self._started = time.monotonic()
 
+    def _may_continue(self) -> bool:
+        several = self._config.hardware.distribution is Distribution.multi_worker  # each has a part of its own to find
+        return self._config.resume is not Resume.never and self._config.mode is Mode.train and not several
+
+    def _unfinished_elsewhere(self) -> mirror.Elsewhere | None:
+        """The run that another machine left unfinished, its files fetched."""
+        if self._config.upload_to is None or not self._may_continue():
+            return None
+        found = mirror.find_unfinished(self._config.upload_to, identity=self._identity)
+        if found:
+            log.info("continuing the unfinished run %s; resume=never starts afresh", found.place)
+            mirror.restore(found, self._run_dir)
+        return found
+
+    def _copy(self, elsewhere: mirror.Elsewhere | None) -> mirror.Mirror | None:
+        """The run's copy in a bucket, if it is to have one; the chief's alone."""
+        if self._config.upload_to is None or self._worker:
+            return None
+        inside = self._run_dir.is_relative_to(self._output_dir)
+        name = self._run_dir.relative_to(self._output_dir).as_posix() if inside else self._run_dir.name
+        place = elsewhere.place if elsewhere else None
+        return mirror.Mirror(self._config.upload_to, self._run_dir, identity=self._identity, place=place, name=name)
+
     def _unfinished(self) -> states.Unfinished | None:
-        several = (
-            self._config.hardware.distribution is Distribution.multi_worker
-        )  # each would have to find its own part
-        if self._config.resume is Resume.never or self._config.mode is not Mode.train or several:
+        if not self._may_continue():
             return None
         found = states.find_unfinished(self._output_dir, identity=self._identity)
         if found:
@@ -199,10 +234,12 @@ class _Run:
             raise OutputError(
                 f"cannot write {problem.filename}: {problem.strerror}; set output_dir elsewhere"
             ) from None
+        if self._mirror:
+            self._mirror.claim()
         with states.alive(self._run_dir), StopRequest().listening() as stop:
             self._open()
             try:
-                job = Job(config=self._config, task=self._task, run_dir=self._run_dir, tracker=self._tracker, stop=stop)
+                job = self._job(stop)
                 outcome = registry.runner(self._config.mode).run(job)
                 stop.check()
             except RunStopped as stopped:
@@ -214,6 +251,16 @@ class _Run:
                 self._close(RunState.FAILED, reason=f"{type(problem).__name__}: {problem}", mendable=mendable)
                 raise
             return self._close(RunState.FINISHED, outcome=outcome)
+
+    def _job(self, stop: StopRequest) -> Job:
+        return Job(
+            config=self._config,
+            task=self._task,
+            run_dir=self._run_dir,
+            tracker=self._tracker,
+            stop=stop,
+            saved=self._update_copy,
+        )
 
     def _open(self) -> None:
         config = self._config
@@ -289,11 +336,12 @@ class _Run:
             metrics=outcome.metrics,
             timings={**outcome.timings, "total_s": time.monotonic() - self._started},
             peak_memory_bytes=peak,
-            paths=outcome.paths,
+            paths={**outcome.paths, **({"bucket": str(self._mirror.place)} if self._mirror else {})},
         )
         for folder in {self._run_dir, self._asked_dir}:  # a sweep looks where it sent the job, wherever that went on
             if folder.is_dir():
                 write_json(folder / RESULT_FILE, dataclasses.asdict(result))
+        self._update_copy()
         self._tracker.artifact(self._run_dir / RESULT_FILE)
         self._tracker.end(state, reason=reason)
         if outcome.text:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mobilebert_exp import registry
-from mobilebert_exp.checks import place
+from mobilebert_exp.checks import folder
 from mobilebert_exp.config import ExperimentConfig, HardwareConfig, Mode, ModelConfig, TrackingConfig
 from mobilebert_exp.errors import ConfigError
 
@@ -142,12 +142,12 @@ def _loaded(file: Path) -> DictConfig:
 
 def _run_dir(mode: Mode, output_dir: str, name: str) -> str:
     """Where a run's files go; a plan writes none, and Hydra needs a folder that exists."""
-    return "." if mode is Mode.plan else f"{place('output_dir', output_dir)}/{name}"
+    return "." if mode is Mode.plan else f"{folder('output_dir', output_dir, instead='upload_to')}/{name}"
 
 
 def _sweep_dir(mode: Mode, output_dir: str, name: str) -> str:
     """As `_run_dir`, for a multirun, of which Hydra keeps a record in any case."""
-    return _scratch().name if mode is Mode.plan else f"{place('output_dir', output_dir)}/{name}"
+    return _scratch().name if mode is Mode.plan else f"{folder('output_dir', output_dir, instead='upload_to')}/{name}"
 
 
 @functools.cache

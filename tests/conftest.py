@@ -6,16 +6,22 @@ import os
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"  # as the command line sets it, and like it before any import of TensorFlow
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ.pop("STORAGE_EMULATOR_HOST", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a person's own server is no place for the runs of tests
 
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from absl import logging as absl_logging
+from cloud import BUCKET, VARIABLE, spoilt
+from faults import Proxy
 from hypothesis import settings
+
+from mobilebert_exp.storage.place import Place
 
 SHARED_DATA = "MOBILEBERT_EXP_SHARED_DATA"
 
@@ -48,3 +54,24 @@ def shared_data(checkout: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"shared data absent: {folder} is not there; name the folder in {SHARED_DATA}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _bucket_server() -> Iterator[Proxy]:
+    with spoilt() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def cloud(_bucket_server: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+    """A server of buckets behind a network with nothing wrong yet; earlier tests' objects lie under other names."""
+    monkeypatch.setenv(VARIABLE, _bucket_server.url)
+    _bucket_server.faults.clear()
+    _bucket_server.seen.clear()
+    return _bucket_server
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Place:
+    """A folder of the test's own in the bucket."""
+    return Place(BUCKET, request.node.name.replace("[", "-").rstrip("]"))

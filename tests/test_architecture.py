@@ -28,16 +28,24 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "location": (GROUND, set()),
     "metrics": (GROUND, set()),
     "spelling": (GROUND, set()),
-    "data": ("data", set()),
+    "storage.place": (GROUND, set()),
+    "storage": ("storage", set()),
+    "data.shared": ("shared cache", {"storage"}),
+    "data": ("data", {"storage", "shared cache"}),
+    "data.sources": ("sources", {"storage", "data"}),
     "modeling": ("modeling", set()),
     "tasks.base": ("task interface", {"modeling"}),
-    "tasks._classification": ("task part", {"data", "modeling", "task interface"}),  # what several tasks share
-    "tasks": ("tasks", {"data", "modeling", "task interface", "task part"}),
+    "tasks._classification": ("task part", {"data", "sources", "modeling", "task interface"}),  # what some tasks share
+    "tasks": ("tasks", {"data", "sources", "modeling", "task interface", "task part"}),
     "data.pipeline": ("pipeline", {"data", "task interface"}),
     "tracking.base": ("tracker interface", set()),
     "tracking": ("tracking", {"tracker interface"}),
     "runners.base": ("runner interface", {"task interface", "tracker interface"}),
-    "runners": ("runners", {"modeling", "pipeline", "task interface", "tracker interface", "runner interface"}),
+    "runners": (
+        "runners",
+        {"modeling", "pipeline", "sources", "shared cache", "task interface", "tracker interface", "runner interface"},
+    ),
+    "mirror": ("mirror", {"storage", "tracking"}),
     "registry": ("registry", {"task interface", "runner interface"}),
     "composition": ("composition", {"registry"}),
     "original_json": ("composition", {"registry"}),
@@ -45,10 +53,12 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "sweeping.parent": ("sweep's note", {"tracking", "tracker interface"}),  # what a sweep leaves for its jobs
     "experiment": (
         "experiment",
-        {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"},
+        {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"}
+        | {"sources", "shared cache", "mirror"},
     ),
     "sweeping": ("sweeping", {"experiment", "tracking", "tracker interface", "sweep's note"}),
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for
+    "doctor": ("doctor", {"storage", "tracking"}),
     "translate": ("translation", set()),
     "__main__": ("entry", {"composition", "experiment", "verbs"}),
     "": ("entry", {"composition", "experiment", "verbs"}),  # the package itself: a lazy front of the first two
@@ -56,6 +66,8 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
 HOLDERS = {  # who may import a library at all
     "hydra": ("__main__", "composition", "groups", "sweeping"),
     "omegaconf": ("__main__", "composition", "groups", "sweeping"),
+    "google": ("storage",),
+    "google_crc32c": ("storage",),
     "mlflow": ("tracking",),
     "optuna": ("sweeping",),
     "orbit": ("runners",),
@@ -66,7 +78,8 @@ HOLDERS = {  # who may import a library at all
 HEAVY = {"keras", "mlflow", "official", "optuna", "orbit", "pandas", "tensorflow", "tf_keras", "torch", "transformers"}
 LIGHT = ("__main__", "composition", "config", "experiment", "metrics", "registry", "runners.base", "runners.plan",
          "tasks", "tracking.base", "translate", "verbs")  # fmt: skip
-READS_ENVIRONMENT = {"__main__", "runners.strategy", "tracking.__main__"}  # the last is the delivery's own process
+# The delivery is a process of its own; the doctor looks at what the others would read.
+READS_ENVIRONMENT = {"__main__", "doctor", "runners.strategy", "tracking.__main__"}
 KNOWS_NO_TASK = ("__main__", "composition", "experiment", "groups", "registry", "runners", "sweeping", "tracking")
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 40, 60
 NO_CONCEPT = {"common", "helper", "helpers", "misc", "util", "utils"}

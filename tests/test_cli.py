@@ -17,7 +17,7 @@ import pytest
 import yaml
 from command_line import CHECKOUT, here, process
 
-from mobilebert_exp import experiment
+from mobilebert_exp import experiment, verbs
 from mobilebert_exp.config import ExperimentConfig, Mode
 from mobilebert_exp.errors import RunStopped
 
@@ -70,7 +70,8 @@ def test_every_key_that_help_names_exists(help_text: str) -> None:
 
 def _commands(text: str) -> list[list[str]]:
     lines = [line.strip() for line in text.partition("Useful commands")[2].splitlines()]
-    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m mobilebert_exp")]
+    commands = [shlex.split(line)[3:] for line in lines if line.startswith("python -m mobilebert_exp")]
+    return [command for command in commands if command[0] not in verbs.NAMES]  # the others are experiments
 
 
 def _write_checkpoint(run_dir: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mobilebert_exp import compose
+from mobilebert_exp import compose, verbs
 from mobilebert_exp.config import leaves
 from mobilebert_exp.errors import ConfigError
 
@@ -77,11 +77,20 @@ def test_the_figures_are_those_of_the_preset(name: str) -> None:
     assert f"{steps:,} steps" in (CHECKOUT / name).read_text(encoding="utf-8")
 
 
+def _first_word(command: str) -> str:
+    return (shlex.split(command.removeprefix(COMMAND)) or [""])[0]
+
+
+def _experiments() -> list[str]:
+    return [command for command in _commands() if _first_word(command) not in verbs.NAMES]
+
+
 def test_there_are_commands() -> None:
-    assert len(_commands()) > 15
+    assert len(_experiments()) > 15
+    assert {_first_word(command) for command in _commands()} >= verbs.NAMES.keys(), "each verb is shown once"
 
 
-@pytest.mark.parametrize("command", _commands())
+@pytest.mark.parametrize("command", _experiments())
 def test_a_command_composes(command: str) -> None:
     words = [word for word in shlex.split(command.removeprefix(COMMAND)) if word not in FLAGS]
     is_multirun = "-m" in command.removeprefix(COMMAND).split()

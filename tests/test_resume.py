@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,13 @@ import numpy as np
 import pytest
 import replicas
 import toy
+from cloud import BUCKET
+from faults import Proxy
 
 from mobilebert_exp.modeling.checkpoints import native
+from mobilebert_exp.storage import folders
+from mobilebert_exp.storage.bucket import Bucket
+from mobilebert_exp.storage.place import Place
 
 STEPS = 120
 COMMAND = [
@@ -47,9 +53,9 @@ COMMAND = [
 
 
 @contextlib.contextmanager
-def process(folder: Path, *, tracking: str) -> Iterator[subprocess.Popen[str]]:
+def process(folder: Path, *more: str, tracking: str) -> Iterator[subprocess.Popen[str]]:
     """The command line in a process of its own, from any folder; never left running."""
-    command = [sys.executable, "-m", "mobilebert_exp", *COMMAND, f"tracking={tracking}"]
+    command = [sys.executable, "-m", "mobilebert_exp", *COMMAND, f"tracking={tracking}", *more]
     places = [f"output_dir={folder / 'outputs'}", f"cache_dir={folder.parent / 'cache'}"]
     log = (folder / "stderr.txt").open("a+", encoding="utf-8")
     running = subprocess.Popen(
@@ -79,9 +85,9 @@ def last_step(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
 
-def stopped(folder: Path, number: signal.Signals, *, after: int, tracking: str = "none") -> int:
+def stopped(folder: Path, number: signal.Signals, *more: str, after: int, tracking: str = "none") -> int:
     """Starts the command, sends it `number` once step `after` is recorded, returns the exit code."""
-    with process(folder, tracking=tracking) as running:
+    with process(folder, *more, tracking=tracking) as running:
         deadline = time.monotonic() + 300
         while last_step(folder) < after:
             assert running.poll() is None and time.monotonic() < deadline, said(folder)
@@ -90,8 +96,8 @@ def stopped(folder: Path, number: signal.Signals, *, after: int, tracking: str =
         return running.wait(timeout=120)
 
 
-def finished(folder: Path, *, tracking: str = "none") -> None:
-    with process(folder, tracking=tracking) as running:
+def finished(folder: Path, *more: str, tracking: str = "none") -> None:
+    with process(folder, *more, tracking=tracking) as running:
         assert running.wait(timeout=300) == 0, said(folder)
 
 
@@ -182,6 +188,38 @@ def test_the_same_command_makes_a_new_run_once_the_first_has_finished(uninterrup
         np.testing.assert_array_equal(first[name], value, err_msg=name)
     finished(folder)
     assert len(run_dirs(folder)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_another_machine_goes_on_from_the_bucket(
+    number: signal.Signals, cloud: Proxy, place: Place, uninterrupted: Path
+) -> None:
+    """A run that was stopped, and one that was killed, whose own disk is gone: the bucket has what it takes."""
+    gone, fresh = sibling(uninterrupted, f"gone-{number}"), sibling(uninterrupted, f"fresh-{number}")
+    stopped(gone, number, f"upload_to={place}", after=33)
+    first_dir = run_dirs(gone)[0].relative_to(gone / "outputs").as_posix()
+    shutil.rmtree(gone / "outputs")
+    finished(fresh, f"upload_to={place}")
+    check_state(fresh, "FINISHED", "")
+    check_same_end(fresh, uninterrupted)
+    assert f"continuing the unfinished run {place}/{first_dir}" in "".join(
+        log.read_text() for log in fresh.rglob("*.log")
+    )
+    copied = Bucket(BUCKET).list(f"{place.name}/{first_dir}/")
+    steps = {name.rsplit("ckpt-")[1].split(".")[0] for name in copied if "/checkpoints/ckpt-" in name}
+    assert steps == {str(STEPS - 20), str(STEPS)}, "the newest two, as on the disk"
+    assert json.loads(Bucket(BUCKET).read(f"{place.name}/{first_dir}/result.json"))["state"] == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_evaluated(cloud: Proxy, place: Place, uninterrupted: Path) -> None:
+    folder = sibling(uninterrupted, "evaluated")
+    (run_dir,) = run_dirs(uninterrupted)
+    folders.upload(run_dir, place, names=folders.files_of(run_dir))
+    finished(folder, "mode=evaluate", f"init.checkpoint={place}/best")
+    trained = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))["metrics"]
+    assert record(folder, "result.json")["metrics"]["f1"] == trained["best_checkpoint_f1"]
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mobilebert_exp.data import shared
 from mobilebert_exp.errors import DataError, OutputError
 
 _LOG = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def cached(
             if folder.exists():
                 _LOG.warning("cached %s is damaged (%s); building it anew", folder, damage)
         try:
+            if _taken(folder):
+                return folder, _metadata(folder)
             _build(folder, key=key, build=build)
         except OSError as error:
             if error.errno in _CANNOT_WRITE:
@@ -110,6 +113,24 @@ def _build(folder: Path, *, key: Mapping[str, object], build: Callable[[Path], M
         _sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _taken(folder: Path) -> bool:
+    """Fetches the folder from the cache that is shared, if there is one and has it whole."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        if not shared.take(folder, into=temporary):
+            return False
+        _metadata(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except _DamagedError as damage:
+        _LOG.warning("%s is damaged (%s); building it here", shared.place_of(folder), damage)
+        return False
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,7 @@ A runner is a module `runners/<mode>.py` with `run(job) -> Outcome`.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,7 @@ class Job:
       run_dir: absolute; exists.
       tracker: started.
       stop: asked between loops.
+      saved: called whenever a checkpoint is whole on disk.
     """
 
     config: ExperimentConfig
@@ -64,6 +65,7 @@ class Job:
     run_dir: Path
     tracker: Tracker
     stop: StopRequest
+    saved: Callable[[], None] = lambda: None
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -6,6 +6,7 @@ import time
 
 import tensorflow as tf
 
+from mobilebert_exp.data import sources
 from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.evaluation import Evaluator, write_files
@@ -30,7 +31,8 @@ def score_checkpoint(job: Job, split: Split) -> tuple[Evaluation, float]:
     assert config.init.checkpoint is not None, "checked by the schema"
     with create_strategy(config.hardware).scope():
         module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
-        native.restore(tf.train.Checkpoint(model=module), native.find(config.init.checkpoint, model=config.model))
+        place = sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir)
+        native.restore(tf.train.Checkpoint(model=module), native.find(place, model=config.model))
         evaluator = Evaluator(task=job.task, module=module, config=config, split=split)
         started = time.monotonic()
         evaluation = evaluator.evaluate()

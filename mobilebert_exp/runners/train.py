@@ -12,6 +12,7 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
+from mobilebert_exp.data import sources
 from mobilebert_exp.data.pipeline import training_batches
 from mobilebert_exp.errors import DivergedError
 from mobilebert_exp.modeling.checkpoints import native
@@ -102,7 +103,8 @@ class _Training:
             native.restore(whole, self._manager.latest_checkpoint)
             log.info("continuing at step %d from %s", self._step.numpy(), self._manager.latest_checkpoint)
         elif job.config.init.checkpoint is not None:
-            prefix = native.find(job.config.init.checkpoint, model=job.config.model)
+            place = sources.checkpoint(job.config.init.checkpoint, cache_dir=job.config.cache_dir)
+            prefix = native.find(place, model=job.config.model)
             native.restore(tf.train.Checkpoint(model=self._module), prefix)
             log.info("weights from %s", prefix)
 
@@ -156,6 +158,7 @@ class _Training:
         if step > self._saved_step:
             native.save(self._manager, step=step)
             self._saved_step = step
+            self._job.saved()
 
     def _after_loop(self, figures: Mapping[str, tf.Tensor]) -> None:
         """Checks, shows and records the steps of one loop; leaves if asked to."""
@@ -194,6 +197,7 @@ class _Training:
             best = (main, step)
         self.best = native.Best(value=best[0], step=best[1], evaluated=step)
         self.best.write(self._job.run_dir)
+        self._job.saved()
         self._job.stop.check()
         self.evaluation_s += time.monotonic() - started
         log.info("step %d: %s", step, "  ".join(f"{k} {v:.2f}" for k, v in evaluation.metrics.items()))

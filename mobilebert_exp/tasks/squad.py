@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.config import ModelConfig, TaskConfig
-from mobilebert_exp.data import cache, casing, squad, starter, vocabulary
+from mobilebert_exp.data import cache, casing, sources, squad, starter, vocabulary
 from mobilebert_exp.data.squad import SquadExample
 from mobilebert_exp.data.squad_windows import Window, windows
 from mobilebert_exp.data.tokenizer import Tokenizer
@@ -122,7 +122,7 @@ class Squad:
 
     def __init__(self, config: Config, *, data_root: str | None, cache_dir: str) -> None:
         self.config = config
-        self._data_root = Path(data_root).expanduser() if data_root is not None else None
+        self._data_root = data_root
         self._cache_dir = Path(cache_dir).expanduser()
 
     @property
@@ -279,9 +279,9 @@ class Squad:
     def _tokenizer(self) -> Tokenizer:
         config = self.config
         if config.vocab_file is not None:
-            path = Path(config.vocab_file).expanduser()
+            path = sources.fetched(config.vocab_file, cache_dir=self._cache_dir)
         elif self._data_root is not None:
-            path = self._data_root / VOCABULARIES[config.lower_case]
+            path = self._found(VOCABULARIES[config.lower_case])
         elif self._is_starter:
             path = self._starter_folder / "vocab.txt"
         else:
@@ -289,6 +289,9 @@ class Squad:
                 "task.vocab_file is not set; name the WordPiece vocabulary that goes with task.train_file"
             )
         return casing.tokenizer(path, lower_case=config.lower_case)
+
+    def _found(self, relative: str) -> Path:
+        return sources.find(relative, data_root=self._data_root, cache_dir=self._cache_dir)
 
     @property
     def _is_starter(self) -> bool:
@@ -298,9 +301,9 @@ class Squad:
         part = "train" if split is Split.train else "dev"
         named = self.config.train_file if split is Split.train else self.config.dev_file
         if named is not None:
-            return Path(named).expanduser()
+            return sources.fetched(named, cache_dir=self._cache_dir)
         if self._data_root is not None:
-            return self._data_root / f"squad/{part}-v{self.config.version}.json"
+            return self._found(f"squad/{part}-v{self.config.version}.json")
         if self._is_starter:
             return self._starter_folder / f"{part}.json"
         raise ConfigError(f"task.{part}_file is not set; name it too, or set data_root")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
+import sqlite3
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +15,7 @@ from mobilebert_exp.errors import ConfigError
 _SERVERS = ("http", "https", "databricks")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SQLITE = "sqlite:///"
+_PROBE_S = 10.0
 
 
 def resolve_uri(uri: str | None, environment: str | None, output_dir: str | Path) -> str:
@@ -86,3 +90,56 @@ def _sqlite_uri(path: Path, *, origin: str) -> str:
             f"{origin}={path.parent} has a ? or a %-code in its name, which an MLflow SQLite store cannot; rename it"
         )
     return f"{_SQLITE}{path}"
+
+
+def probe(uri: str) -> None:
+    """Whether the store behind a resolved URI can be used, without making one.
+
+    Raises:
+      ConfigError: it cannot, in one line with the remedy.
+    """
+    database = sqlite_file(uri)
+    if database is not None:
+        _probe_sqlite(database)
+    elif urlsplit(uri).scheme in ("http", "https"):
+        _probe_server(uri)
+    else:
+        _probe_client(uri)
+
+
+def _probe_sqlite(database: Path) -> None:
+    there = next(path for path in (database, *database.parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"{database} cannot be written; set output_dir or tracking.uri to a place that can")
+    if there == database:
+        try:
+            with contextlib.closing(sqlite3.connect(database)) as opened:
+                opened.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.Error as problem:
+            raise ConfigError(f"{database} is no database ({problem}); move it away, or set tracking.uri") from None
+
+
+def _probe_server(uri: str) -> None:
+    import requests
+
+    address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search"
+    try:
+        status = requests.post(address, json={"max_results": 1}, timeout=_PROBE_S).status_code
+    except requests.RequestException:
+        raise ConfigError(f"{public(uri)} does not answer; start the server, or set tracking.uri") from None
+    if status in (401, 403):
+        raise ConfigError(f"{public(uri)} asks who you are (HTTP {status}); put user:password@ into tracking.uri")
+    if status != 200:
+        raise ConfigError(f"{public(uri)} answers HTTP {status}, as no MLflow server does; set tracking.uri to one")
+
+
+def _probe_client(uri: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as problem:  # whatever the database's driver raises
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
+        raise ConfigError(
+            f"{public(uri)} cannot be opened ({public(reason)}); set tracking.uri to one that can"
+        ) from None

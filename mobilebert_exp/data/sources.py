@@ -1,0 +1,226 @@
+"""Where data come from: a folder, a bucket, an address, or the publishers themselves; fetched once into the cache.
+
+A process looks at an object of a bucket, or at an address, once: what it found then is what it goes on with.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from mobilebert_exp import location
+from mobilebert_exp.data import mrpc, publishers
+from mobilebert_exp.errors import CheckpointError, DataError, OutputError
+from mobilebert_exp.storage import archive, folders, web
+from mobilebert_exp.storage.bucket import Bucket
+from mobilebert_exp.storage.place import GS, Place, is_remote
+
+if TYPE_CHECKING:
+    import filelock
+
+PUBLISHERS = "publishers"  # as a `data_root`
+_DOWNLOADS = "downloads"
+
+
+def find(relative: str, *, data_root: str | None, cache_dir: str | Path) -> Path:
+    """A file of the data, e.g. `squad/train-v1.1.json`, by its name below `data_root`.
+
+    Args:
+      data_root: a folder, a place like it (`gs://…`, `https://…`), or `publishers`, which fetches each file from those
+        who publish it.
+
+    Of a folder, the file need not exist: its reader says so. Raises DataError, OutputError or StorageError, in one
+    line, when it cannot be fetched.
+    """
+    if data_root is None:
+        raise DataError(f"{relative} is looked for in data_root, which is not set; name a folder, or {PUBLISHERS}")
+    cache = Path(cache_dir).expanduser()
+    if data_root == PUBLISHERS:
+        return _published(relative, cache)
+    if is_remote(data_root):
+        return fetched(f"{data_root.rstrip('/')}/{relative}", cache_dir=cache)
+    return Path(data_root).expanduser() / relative
+
+
+def fetched(place: str, *, cache_dir: str | Path) -> Path:
+    """A file here: a path as it is; what lies at `gs://…` or `https://…` as a copy in the cache."""
+    if not is_remote(place):
+        return Path(place).expanduser()
+    cache = Path(cache_dir).expanduser()
+    return _object(place, cache) if place.startswith(GS) else _download(place, cache)
+
+
+@functools.cache
+def _object(place: str, cache: Path) -> Path:
+    """The copy of an object, brought up to date."""
+    source = Place.parse(place)
+    bucket = Bucket(source.bucket)
+    stored = bucket.stat(source.name)
+    if stored is None:
+        raise DataError(f"{place} is not there; name another object, or upload it")
+    target = cache / _DOWNLOADS / "gs" / source.bucket / _below(source)
+    with _lock(target):
+        folders.fetch(bucket, stored, target)
+    return target
+
+
+def _below(source: Place) -> str:
+    """The name of an object as a path that cannot leave its folder."""
+    if any(part in ("", ".", "..") for part in source.name.split("/")):
+        raise DataError(f"{source} is no name of a file; rename the object")
+    return source.name
+
+
+@functools.cache
+def _download(address: str, cache: Path) -> Path:
+    remedy = "fetch it where there is a network, and name your copy instead"
+    return web.fetch(publishers.known(address), _place_of(address, cache), remedy=remedy)
+
+
+def _place_of(address: str, cache: Path) -> Path:
+    """Where a download is kept: by its server and its own name; addresses that differ elsewhere do not meet."""
+    parts = urlsplit(address)
+    mark = hashlib.sha256(address.encode()).hexdigest()[:8]
+    return cache / _DOWNLOADS / (parts.hostname or "unnamed") / mark / (Path(parts.path).name or "index")
+
+
+@functools.cache
+def _published(relative: str, cache: Path) -> Path:
+    target = cache / PUBLISHERS / relative
+    if relative.startswith(f"{publishers.MRPC}/"):
+        return _mrpc(target, cache)
+    part = publishers.FILES.get(relative)
+    if part is None:
+        raise DataError(f"{relative} is published nowhere that is known here; put it into a folder, and set data_root")
+    if not part.member:
+        return web.fetch(part.file, target, remedy=_remedy(relative))
+    with _lock(target):
+        if not target.is_file():
+            _unpack(part, relative, cache)
+    return target
+
+
+def _remedy(relative: str, *, packed: bool = False) -> str:
+    fetch = "fetch and unpack it" if packed else "fetch it"
+    return f"{fetch} where there is a network, put it at DIR/{relative} and set data_root=DIR"
+
+
+def _unpack(part: publishers.Part, relative: str, cache: Path) -> None:
+    """Writes the file, and what else of ours is in the same archive, below the cache's `publishers`."""
+    fetched_to = _place_of(part.file.address, cache)
+    web.fetch(part.file, fetched_to, remedy=_remedy(relative, packed=True))
+    ours = {each.member: name for name, each in publishers.FILES.items() if each.file == part.file}
+    archive.unpack(fetched_to, cache / PUBLISHERS, rename=lambda name: ours.get(name.removeprefix("./")))
+    if not (cache / PUBLISHERS / relative).is_file():
+        raise DataError(f"{fetched_to} has no {part.member}; {_remedy(relative, packed=True)}")
+
+
+def _mrpc(target: Path, cache: Path) -> Path:
+    """MRPC's file, made with the others of MRPC from what its publishers have."""
+    if target.name not in ("train.tsv", "dev.tsv", "test.tsv"):
+        raise DataError(f"{publishers.MRPC}/{target.name} is no file of MRPC's; there are train.tsv, dev.tsv, test.tsv")
+    with _lock(target.with_name("parts")):
+        if not target.is_file():
+            raw = {
+                name: web.fetch(
+                    file, _place_of(file.address, cache), remedy=_remedy(f"{publishers.MRPC}/{target.name}")
+                )
+                for name, file in publishers.MRPC_FILES.items()
+            }
+            train, test, dev_ids = raw.values()
+            for name, text in mrpc.parts(train=train, test=test, dev_ids=dev_ids).items():
+                _write(target.with_name(name), text)
+    return target
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes under another name and renames."""
+    partial = path.with_name(f".{path.name}")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="")
+        partial.replace(path)
+    except OSError as problem:
+        raise OutputError(f"{path} cannot be written ({problem.strerror}); make room, or set cache_dir") from None
+
+
+def checkpoint(place: str, *, cache_dir: str | Path | None) -> str:
+    """`init.checkpoint` as a place on this machine.
+
+    A path stays as it is. Of `gs://…` the run (its best and newest checkpoint), `RUN/best`, `RUN/last` or the one
+    checkpoint of this prefix is fetched; of an address, an archive, which is unpacked: the run or checkpoint in it.
+
+    Raises:
+      CheckpointError: nothing of the kind is there.
+    """
+    if not is_remote(place):
+        return place
+    assert cache_dir is not None, "resolved by the experiment"
+    cache = Path(cache_dir).expanduser()
+    found = _run_in_bucket(place, cache) if place.startswith(GS) else _run_in_archive(place, cache)
+    try:
+        location.check(found)
+    except CheckpointError:
+        raise location.missing(place) from None
+    return found
+
+
+@functools.cache
+def _run_in_bucket(place: str, cache: Path) -> str:
+    source = Place.parse(place, key="init.checkpoint")
+    head, _, tail = source.name.rpartition("/")
+    run, wanted = (Place(source.bucket, head), tail) if tail in (location.BEST, location.LAST) else (source, "")
+    local = cache / _DOWNLOADS / "gs" / run.bucket / (_below(run) if run.name else "")
+    with _lock(local):
+        moved = folders.download(run, local, wanted=lambda name: _belongs(name, wanted))
+        if not moved.moved + moved.skipped:  # no run: the prefix of one checkpoint, beside which others lie
+            folder = Place(run.bucket, head)
+            folders.download(folder, local.parent, wanted=lambda name: name.startswith(f"{tail}."))
+    return str(local / wanted) if wanted else str(local)
+
+
+def _belongs(name: str, wanted: str) -> bool:
+    """Whether a file of a run is needed to read the checkpoint that is wanted."""
+    first, *rest = name.split("/")
+    if first != location.FOLDER:
+        return name == "model.json"
+    is_best = len(rest) > 1 and rest[0] == location.BEST
+    return is_best if wanted == location.BEST else not is_best if wanted == location.LAST else True
+
+
+@functools.cache
+def _run_in_archive(address: str, cache: Path) -> str:
+    packed = _download(address, cache)
+    if not archive.is_archive(packed):
+        raise CheckpointError(
+            f"init.checkpoint={address} is no archive; give one of {', '.join(archive.SUFFIXES)}, or a folder"
+        )
+    folder = packed.with_name(f"{packed.name}.unpacked")
+    with _lock(folder):
+        if not folder.is_dir():
+            partial = folder.with_name(f".{folder.name}")
+            shutil.rmtree(partial, ignore_errors=True)
+            archive.unpack(packed, partial)
+            partial.rename(folder)
+    return str(_inner(folder))
+
+
+def _inner(folder: Path) -> Path:
+    """The run in an unpacked archive, or the prefix of its one checkpoint, or the folder itself."""
+    runs = [found.parent for found in sorted(folder.rglob(location.FOLDER)) if found.is_dir()]
+    prefixes = [found.with_suffix("") for found in sorted(folder.rglob("*.index"))]
+    return runs[0] if len(runs) == 1 else prefixes[0] if len(prefixes) == 1 else folder
+
+
+def _lock(target: Path) -> filelock.BaseFileLock:
+    """Lets one process at a time make what is to lie there."""
+    import filelock
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(target.with_name(f".{target.name}.making"))
+    except OSError as problem:
+        raise OutputError(f"{target} cannot be written ({problem.strerror}); make room, or set cache_dir") from None

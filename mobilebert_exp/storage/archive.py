@@ -1,0 +1,137 @@
+"""Files out of archives (zip, tar, tar.gz, …), none of which gets outside the folder that was meant for it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from mobilebert_exp.errors import DataError, OutputError
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MOST_FILES = 100_000
+MOST_BYTES = 32 * 2**30  # of all files together as they come out, whatever the archive says
+_CHUNK_BYTES = 2**20
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class _Member:
+    """A file in an archive: its name there, and how to read it."""
+
+    name: str
+    open: Callable[[], IO[bytes]]
+
+
+def is_archive(path: str | Path) -> bool:
+    """By its name."""
+    return str(path).lower().endswith(SUFFIXES)
+
+
+def unpack(archive: Path, folder: Path, *, rename: Callable[[str], str | None] = lambda name: name) -> list[Path]:
+    """Writes the files of an archive below `folder`, each whole or not at all; returns them.
+
+    Args:
+      rename: a file's name below `folder` for its name in the archive; None leaves it out.
+
+    Raises:
+      DataError: the archive is damaged, or holds a link, a device, a name outside, or too much.
+      OutputError: the folder cannot be written.
+    """
+    written: list[Path] = []
+    room = MOST_BYTES
+    with _named(archive, folder), _members(archive) as members:
+        for number, member in enumerate(members):
+            if number >= MOST_FILES:
+                raise _refused(archive, f"it holds more than {MOST_FILES:,} files")
+            name = rename(member.name)
+            if name is None:
+                continue
+            target = _inside(folder, name, archive=archive)
+            room -= _write(member, target, room=room, archive=archive)
+            written.append(target)
+    return written
+
+
+def _refused(archive: Path, why: str) -> DataError:
+    return DataError(f"{archive} is not unpacked: {why}; unpack it by hand if you trust it, and set data_root")
+
+
+@contextmanager
+def _named(archive: Path, folder: Path) -> Iterator[None]:
+    """Names the archive in whatever the libraries raise about what is in it, the folder in what the system raises."""
+    try:
+        yield
+    except _DAMAGE as problem:
+        if isinstance(problem, OSError) and problem.errno is not None:
+            raise OutputError(
+                f"{folder} cannot be written ({problem.strerror}); make room, or choose another cache_dir"
+            ) from None
+        text = str(problem) or type(problem).__name__
+        raise DataError(f"{archive} is damaged ({text.splitlines()[0]}); remove it, and fetch it again") from None
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[_Member]]:
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as opened:
+            yield _of_zip(archive, opened)
+    else:
+        with tarfile.open(archive) as opened_tar:
+            yield _of_tar(archive, opened_tar)
+
+
+def _of_zip(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in opened.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
+        if info.is_dir():
+            continue
+        if kind not in (0, stat.S_IFREG):
+            raise _refused(archive, f"{info.filename} is a link or a device")
+        yield _Member(name=info.filename, open=lambda info=info: opened.open(info))  # type: ignore[misc]
+
+
+def _of_tar(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
+    for info in opened:
+        if info.isdir():
+            continue
+        if not info.isreg():
+            raise _refused(archive, f"{info.name} is a link or a device")
+        stream = opened.extractfile(info)
+        assert stream is not None, "a regular file has content"
+        yield _Member(name=info.name, open=lambda stream=stream: stream)  # type: ignore[misc]
+
+
+def _inside(folder: Path, name: str, *, archive: Path) -> Path:
+    """The path of a name below the folder."""
+    parts = name.split("/")
+    if name.startswith("/") or "\\" in name or ":" in parts[0] or "\0" in name or ".." in parts:
+        raise _refused(archive, f"{name!r} would lie outside {folder}")
+    return folder.joinpath(*(part for part in parts if part not in ("", ".")))
+
+
+def _write(member: _Member, target: Path, *, room: int, archive: Path) -> int:
+    """Copies one file, whole or not at all; returns its bytes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    size = 0
+    try:
+        with member.open() as stream, partial.open("wb") as out:
+            while chunk := stream.read(_CHUNK_BYTES):
+                size += len(chunk)
+                if size > room:
+                    raise _refused(archive, f"its files have more than {MOST_BYTES // 2**30} GiB")
+                out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return size
