@@ -5,6 +5,7 @@
     ├── DataError                 an input file that is missing, malformed or of another kind
     ├── CheckpointError           a checkpoint that is missing, torn or of another model
     ├── OutputError               a place that cannot be written (rights, space)
+    ├── WorkerError               a process of ours that was ended from outside, or cannot be started
     └── DivergedError             a training whose loss is no longer a number
 
     RunStopped (BaseException)    not a mistake: the run was asked to stop; passes through whatever runs it, a sweep too
@@ -33,6 +34,10 @@ class CheckpointError(UserError):
 
 class OutputError(UserError):
     """A place that cannot be written: no rights, no space."""
+
+
+class WorkerError(UserError):
+    """A process that shared the work was ended from outside, or cannot be started."""
 
 
 class DivergedError(UserError):
