@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import features, first_step, input_pipeline, report, startup, step_time
+from benchmarks import features, first_step, input_pipeline, report, startup, step_time, tokenizers
 from benchmarks.measurement import Comparison
 from benchmarks.processes import BenchmarkError
 
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "startup": startup,
     "first_step": first_step,
     "step_time": step_time,
+    "tokenizers": tokenizers,
     "features": features,
     "input_pipeline": input_pipeline,
 }
