@@ -20,9 +20,10 @@ def _task(tmp_path: Path, *overrides: str) -> Task:
 
 
 def _scored(task: Task, *, split: Split = Split.dev) -> Evaluation:
-    """What random logits, always the same, are worth."""
+    """What random logits, always the same, are worth; they are low where shorter texts have padding."""
     shape = (task.features(split).num_features, task.config.max_seq_length)
     starts, ends = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    starts[:, 60:] = ends[:, 60:] = -100
     return task.score({"start_logits": starts, "end_logits": ends}, split)
 
 
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", [1, 3])
 def test_n_best_size(folder: Path, size: int) -> None:
     found = _n_best(_scored(_task(folder, "task=squad_v1", f"task.n_best_size={size}")))
     assert max(map(len, found.values())) == size

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from mobilebert_exp.errors import WorkerError
+from mobilebert_exp.errors import UserError, WorkerError
 
 _INLINE_CHUNKS = 8  # fewer are done before the first worker has started
 _CHUNKS_A_WORKER = 2  # one in its hands and one waiting: enough to keep it busy, and all that is in memory
@@ -153,19 +153,21 @@ _REMEDY = "start again, with more memory if the system ran out of it; nothing ha
 def serve() -> None:
     """The worker's side: reads the work, then chunks, from standard input, and answers each on standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as results:
+    has_ended = contextlib.suppress(EOFError, BrokenPipeError, pickle.UnpicklingError)  # the other side
+    with has_ended, os.fdopen(os.dup(sys.stdout.fileno()), "wb") as results:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing printed gets among the answers
-        with contextlib.suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):  # the other side has ended
-            work = pickle.load(sys.stdin.buffer)
-            while True:
-                chunk = pickle.load(sys.stdin.buffer)
-                pickle.dump(_answer(work, chunk), results, protocol=pickle.HIGHEST_PROTOCOL)
-                results.flush()
+        work = pickle.load(sys.stdin.buffer)
+        while True:
+            chunk = pickle.load(sys.stdin.buffer)
+            pickle.dump(_answer(work, chunk), results, protocol=pickle.HIGHEST_PROTOCOL)
+            results.flush()
 
 
 def _answer(work: Callable[[Any], Any], chunk: Any) -> tuple[bool, Any]:
     try:
         return True, work(chunk)
+    except UserError as mistake:
+        return False, mistake
     except Exception as error:
         error.add_note(f"in a worker process:\n{traceback.format_exc()}")
         return False, error
