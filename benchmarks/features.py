@@ -68,7 +68,7 @@ def run(*, rounds: int, tell: Callable[[str], None]) -> list[Comparison]:
 
 
 def _compare_squad(bench: _Bench, file: Path, *, what: str, vocabulary: Path) -> Comparison:
-    told = {"kind": "squad", "file": str(file), "vocabulary": str(vocabulary)}
+    told: dict[str, Any] = {"kind": "squad", "file": str(file), "vocabulary": str(vocabulary)}
     told |= {"length": LENGTH, "stride": STRIDE, "query_length": QUERY_LENGTH}
     return _compare(bench, told, title=f"SQuAD features: {what}, {LENGTH} tokens, stride {STRIDE}, file to records")
 
@@ -89,7 +89,7 @@ def _compare(bench: _Bench, told: Mapping[str, Any], *, title: str) -> Compariso
         return [answer["seconds"]]
 
     programs = {name: lambda name=name: measured(name) for name in MODULES}
-    found = in_turn(programs, rounds=bench.rounds, tell=lambda text: bench.tell(f"{title.partition(',')[0]}: {text}"))
+    found = in_turn(programs, rounds=bench.rounds, tell=lambda text: bench.tell(f"{title.partition(', ')[0]}: {text}"))
     if len(set(records.values())) != 1:
         raise BenchmarkError(f"{title}: the numbers of records differ: {records}")
     note = f"Each writes {records[OURS]:,} records."

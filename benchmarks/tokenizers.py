@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def run(*, rounds: int, tell: Callable[[str], None]) -> list[Comparison]:
             last.setdefault(who, {}).update(answer_of(["-m", MODULE, json.dumps(job)], folder=folder))
             return [last[who]["seconds"]]
 
-        found = in_turn({who: lambda who=who: measured(who) for who in NAMES}, rounds=rounds, tell=tell)
+        found = in_turn({who: partial(measured, who) for who in NAMES}, rounds=rounds, tell=tell)
     return [
         Comparison(
             title=f"Tokenizers: ids of {PARAGRAPHS:,} paragraphs of {texts.WORDS_A_PARAGRAPH} words",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -25,9 +26,9 @@ def elements(path: Path, *, key: str) -> Iterator[tuple[Any, float]]:
     """
     try:
         size = max(path.stat().st_size, 1)
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open("rb") as content, io.TextIOWrapper(content, encoding="utf-8-sig") as file:
             for element in _elements(_Text(file), key=key):
-                yield element, file.buffer.tell() / size
+                yield element, content.tell() / size
     except (OSError, UnicodeDecodeError):
         raise NotStreamableError from None
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ def chunked(items: Iterable[_Item], *, size: int) -> Iterator[list[_Item]]:
 
 def ordered(
     work: Callable[[_Chunk], _Result], chunks: Iterable[_Chunk], *, workers: int | None = None
-) -> Iterator[_Result]:
+) -> Generator[_Result, None, None]:
     """Yields `work(chunk)` for each chunk, in their order; few chunks are worked on here, without a process.
 
     Args:

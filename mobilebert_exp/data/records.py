@@ -123,7 +123,7 @@ def _entries(row: Row) -> Iterable[bytes]:
             packed = struct.pack(f"<{len(values)}f", *values)
             yield _entry_head(name, len(packed), kind=_FLOATS) + packed
         else:
-            yield entry(name, varints(values))
+            yield entry(name, varints(map(int, values)))
 
 
 def varints(values: Iterable[int]) -> bytes:
