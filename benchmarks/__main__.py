@@ -10,11 +10,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import first_step, report, startup, step_time
+from benchmarks import features, first_step, input_pipeline, report, startup, step_time, tokenizers
 from benchmarks.measurement import Comparison
 from benchmarks.processes import BenchmarkError
 
-BENCHMARKS = {"startup": startup, "first_step": first_step, "step_time": step_time}
+BENCHMARKS = {
+    "startup": startup,
+    "first_step": first_step,
+    "step_time": step_time,
+    "tokenizers": tokenizers,
+    "features": features,
+    "input_pipeline": input_pipeline,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--out={chosen.out}: {chosen.out.parent} is no folder that can be written; choose another")
     if chosen.list:
         for name, module in BENCHMARKS.items():
-            print(f"{name:<11} {_summary(module.__doc__)} ({module.ROUNDS} rounds)")
+            print(f"{name:<14} {_summary(module.__doc__)} ({module.ROUNDS} rounds)")
         return 0
     try:
         return _measure(chosen.names or list(BENCHMARKS), rounds=chosen.rounds, out=chosen.out)

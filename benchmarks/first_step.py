@@ -55,7 +55,7 @@ def run(*, rounds: int, tell: Callable[[str], None]) -> list[Comparison]:
             peers=(found[PEER],),
             goal=Goal.at_least,
             target=TARGET,
-            beside=(Samples(name=FIRST, seconds=(first,)),),
+            beside=(Samples(name=FIRST, values=(first,)),),
             notes=("Ours reads its features from the cache and records the run in MLflow, as a second run does.",),
         )
     ]

@@ -1,4 +1,4 @@
-"""What a benchmark finds: seconds of each program, taken in turn, compared by their medians with a target."""
+"""What a benchmark finds: what each program took, measured in turn, compared by medians with a target."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ class Goal(enum.Enum):
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Samples:
-    """The seconds that one program took, run by run."""
+    """What one program took, run by run: seconds, or another unit."""
 
     name: str
-    seconds: tuple[float, ...]
+    values: tuple[float, ...]
+    unit: str = "s"
 
     def __post_init__(self) -> None:
-        if not self.seconds or not all(0 < value < math.inf for value in self.seconds):
-            raise ValueError(f"{self.name}: {self.seconds} are not times")
+        if not self.values or not all(0 < value < math.inf for value in self.values):
+            raise ValueError(f"{self.name}: {self.values} are not times")
 
     @property
     def median(self) -> float:
-        return statistics.median(self.seconds)
+        return statistics.median(self.values)
 
     def record(self) -> dict[str, Any]:
-        low, high = min(self.seconds), max(self.seconds)
-        return {"name": self.name, "median_s": self.median, "min_s": low, "max_s": high, "seconds": list(self.seconds)}
+        low, high, values = min(self.values), max(self.values), list(self.values)
+        return {
+            "name": self.name,
+            **{"unit": self.unit, "median": self.median, "min": low, "max": high, "values": values},
+        }
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -102,4 +106,4 @@ def in_turn(
         for name, measure in programs.items():
             tell(f"round {number} of {rounds}: {name}")
             found[name].extend(measure())
-    return {name: Samples(name=name, seconds=tuple(seconds)) for name, seconds in found.items()}
+    return {name: Samples(name=name, values=tuple(seconds)) for name, seconds in found.items()}

@@ -65,6 +65,22 @@ def seconds_until(arguments: Sequence[str], *, folder: Path, line: str) -> float
     return _watched(arguments, folder=folder, line=re.compile(line))
 
 
+def answer_of(arguments: Sequence[str], *, folder: Path) -> dict[str, Any]:
+    """What `python ARGUMENTS` prints as its last line of standard output: a JSON object."""
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        _started(arguments, folder=folder, stdin=subprocess.DEVNULL, stderr=said) as process,
+        _limited(process),
+    ):
+        assert process.stdout is not None
+        lines = process.stdout.readlines()
+        if code := process.wait():
+            said.seek(0)
+            raise _failure(arguments, code, said.read())
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer
+
+
 def _watched(arguments: Sequence[str], *, folder: Path, line: re.Pattern[str] | None) -> float:
     started = time.perf_counter()
     seen_at = None

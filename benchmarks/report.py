@@ -61,7 +61,11 @@ def shown(comparison: Comparison) -> str:
     """One comparison as a Markdown table with its verdict below it."""
     named = [(f"**{comparison.ours.name}**", comparison.ours)]
     named += [(samples.name, samples) for samples in (*comparison.peers, *comparison.beside)]
-    rows = [["", "median s", "min–max s", "measurements"], *(_row(name, samples) for name, samples in named)]
+    unit = comparison.ours.unit
+    rows = [
+        ["", f"median {unit}", f"min–max {unit}", "measurements"],
+        *(_row(name, samples) for name, samples in named),
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -71,8 +75,9 @@ def shown(comparison: Comparison) -> str:
 
 
 def _row(name: str, samples: Samples) -> list[str]:
-    low, high = min(samples.seconds), max(samples.seconds)
-    return [name, f"{samples.median:.3f}", f"{low:.3f}–{high:.3f}", str(len(samples.seconds))]
+    low, high = min(samples.values), max(samples.values)
+    digits = 0 if low >= 100 else 3
+    return [name, f"{samples.median:.{digits}f}", f"{low:.{digits}f}–{high:.{digits}f}", str(len(samples.values))]
 
 
 def _verdict(comparison: Comparison) -> str:

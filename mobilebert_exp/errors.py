@@ -6,6 +6,7 @@
     ├── CheckpointError           a checkpoint that is missing, torn or of another model
     ├── OutputError               a place that cannot be written (rights, space)
     ├── StorageError              a bucket that refuses, or cannot be reached
+    ├── WorkerError               a process of ours that was ended from outside, or cannot be started
     └── DivergedError             a training whose loss is no longer a number
 
     RunStopped (BaseException)    not a mistake: the run was asked to stop; passes through whatever runs it, a sweep too
@@ -38,6 +39,10 @@ class OutputError(UserError):
 
 class StorageError(UserError):
     """A bucket of Cloud Storage that refuses or cannot be reached."""
+
+
+class WorkerError(UserError):
+    """A process that shared the work was ended from outside, or cannot be started."""
 
 
 class DivergedError(UserError):

@@ -118,5 +118,7 @@ def squad_answers(
         SimpleNamespace(unique_id=window.unique_id, start_logits=starts, end_logits=ends)
         for window, starts, ends in zip(windows, start_logits.tolist(), end_logits.tolist(), strict=True)
     ]
-    predictions, n_best, null_odds = squad_lib.postprocess_output(examples, windows, results, **settings)
+    wanted = ("unique_id", "example_index", "tokens", "token_to_orig_map", "token_is_max_context")
+    features = [SimpleNamespace(**{name: getattr(window, name) for name in wanted}) for window in windows]
+    predictions, n_best, null_odds = squad_lib.postprocess_output(examples, features, results, **settings)
     return predictions, n_best, null_odds

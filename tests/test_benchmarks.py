@@ -31,8 +31,8 @@ def compared(
 ) -> Comparison:
     return Comparison(
         title="a title",
-        ours=Samples(name="ours", seconds=ours),
-        peers=tuple(Samples(name=f"peer {index}", seconds=peer) for index, peer in enumerate(peers)),
+        ours=Samples(name="ours", values=ours),
+        peers=tuple(Samples(name=f"peer {index}", values=peer) for index, peer in enumerate(peers)),
         goal=goal,
         target=target,
     )
@@ -40,13 +40,13 @@ def compared(
 
 @pytest.mark.parametrize(("values", "median"), [((3.0,), 3.0), ((1.0, 9.0, 2.0), 2.0), ((4.0, 1.0, 2.0, 100.0), 3.0)])
 def test_a_median_is_the_middle_of_the_sorted_times(values: tuple[float, ...], median: float) -> None:
-    assert Samples(name="x", seconds=values).median == median
+    assert Samples(name="x", values=values).median == median
 
 
 @pytest.mark.parametrize("values", [(), (1.0, 0.0), (1.0, -2.0), (math.nan,), (1.0, math.inf)])
 def test_what_is_no_time_is_refused(values: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="are not times"):
-        Samples(name="x", seconds=values)
+        Samples(name="x", values=values)
 
 
 def test_the_ratio_is_that_of_medians_over_the_fastest_peer() -> None:
@@ -93,7 +93,7 @@ def test_programs_are_run_in_turn_and_keep_their_own_times() -> None:
     told: list[str] = []
     programs = {name: lambda: [float(next(times))] for name in ("a", "b", "c")}
     found = in_turn(programs, rounds=3, tell=told.append)
-    assert [found[name].seconds for name in "abc"] == [(1.0, 4.0, 7.0), (2.0, 5.0, 8.0), (3.0, 6.0, 9.0)]
+    assert [found[name].values for name in "abc"] == [(1.0, 4.0, 7.0), (2.0, 5.0, 8.0), (3.0, 6.0, 9.0)]
     assert [text[-1] for text in told] == list("abcabcabc")
 
 
@@ -121,7 +121,7 @@ def test_the_file_holds_every_measurement(tmp_path: Path) -> None:
     assert held["machine"] == facts
     (one,) = held["comparisons"]
     assert (one["benchmark"], one["ratio"], one["goal"], one["is_met"]) == ("startup", 0.5, "at most", True)
-    assert (one["ours"]["median_s"], one["ours"]["seconds"]) == (2.0, [3.0, 1.0, 2.0])
+    assert (one["ours"]["median"], one["ours"]["values"], one["ours"]["unit"]) == (2.0, [3.0, 1.0, 2.0], "s")
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
@@ -138,7 +138,10 @@ def test_every_benchmark_is_listed_and_explained(capsys: pytest.CaptureFixture[s
     ("arguments", "message"),
     [
         (["startpu"], "startpu is not a benchmark; did you mean startup?"),
-        (["everything"], "everything is not a benchmark; there are startup, first_step, step_time"),
+        (
+            ["everything"],
+            "everything is not a benchmark; there are startup, first_step, step_time, features, input_pipeline",
+        ),
         (["startup", "--rounds", "0"], "--rounds=0 is below 1; raise it"),
         (["--out", "/nowhere/at/all.json"], "--out=/nowhere/at/all.json: /nowhere/at is no folder that can be written"),
     ],
@@ -272,7 +275,7 @@ def test_a_small_run_of_the_cheapest(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Machine: " in shown
     held = json.loads(out.read_text(encoding="utf-8"))["comparisons"]
     assert [one["target"] for one in held] == [startup.TARGET] * 2
-    assert all(len(samples["seconds"]) == 1 for one in held for samples in (one["ours"], *one["peers"]))
+    assert all(len(samples["values"]) == 1 for one in held for samples in (one["ours"], *one["peers"]))
 
 
 @pytest.mark.slow

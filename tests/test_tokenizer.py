@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,57 @@ def test_any_text_is_split_as_the_original_does(pair: Pair, text: str) -> None:
     _assert_equal(pair, text)
 
 
+def _generated(rng: random.Random) -> str:
+    """A few parts of any script and kind, with or without something between them."""
+    draws = (
+        lambda: rng.choice(originals.AWKWARD),
+        lambda: rng.choice(originals.WORDS).upper(),
+        lambda: "".join(chr(rng.randrange(0x20, 0x7F)) for _ in range(rng.randint(1, 8))),
+        lambda: "".join(chr(rng.randrange(0xA0, 0x250)) for _ in range(rng.randint(1, 4))),
+        lambda: rng.choice("aeiouncAEIOUNC") + chr(rng.randrange(0x300, 0x370)) * rng.randint(1, 3),
+        lambda: chr(rng.randrange(0x2000, 0x2070)),  # spaces, joiners, directions, punctuation
+        lambda: chr(rng.randrange(0x2E80, 0xA000)) * rng.randint(1, 3),
+        lambda: chr(rng.randrange(0x1F300, 0x1FB00)) + rng.choice(("", "\ufe0f", "\u200d", "\U0001f3fd")),
+        lambda: chr(rng.randrange(0x20)) + rng.choice(("", "\r\n")),
+        lambda: rng.choice("xyz\u00e9\u4e2d") * (rng.choice((200, 399, 400, 401)) if rng.random() < 0.01 else 9),
+        lambda: chr(rng.choice((rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)))),
+        lambda: rng.choice(("[CLS]", "[UNK]", "[MASK]", "##", "##ing", "I'm", "e-mail", "3.14", "U.S.", "#1")),
+    )
+    return "".join(rng.choice(draws)() + rng.choice(("", "", " ", " ", "\t", "\n")) for _ in range(rng.randint(0, 6)))
+
+
+def test_ten_thousand_strings_are_split_as_the_original_does(pair: Pair) -> None:
+    """Of every kind of text that is known to be awkward; with the other casing twenty thousand."""
+    rng = random.Random(20_000 + pair[0].lower_case)
+    texts = {_generated(rng) for _ in range(14_000)}
+    assert len(texts) > 10_000
+    assert "" in texts
+    for text in texts:
+        _assert_equal(pair, text)
+
+
+def test_many_chunks_are_forgotten_and_split_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobilebert_exp.data.tokenizer._MEMO_CHUNKS", 3)
+    for text in ("the old tower was built by old people", "new people who made the old bell"):
+        _assert_equal(pair, text)
+
+
+def test_another_process_gets_the_same_tokenizer(pair: Pair) -> None:
+    ours = pair[0]
+    ours.tokens("the old tower")
+    other = pickle.loads(pickle.dumps(ours))
+    assert (other.vocabulary, other.lower_case, other.digest) == (ours.vocabulary, ours.lower_case, ours.digest)
+    assert other.tokens("The old\u00a0T\u00f6wer") == ours.tokens("The old\u00a0T\u00f6wer")
+
+
+def test_chunks_have_the_ids_of_their_tokens(pair: Pair) -> None:
+    ours = pair[0]
+    chunks = ["the", "o\xa0ld,", "Töwer", "\u200b", "(1907)"]
+    assert ours.encode_chunks(chunks) == [tuple(ours.ids(ours.tokens(chunk))) for chunk in chunks]
+    assert ours.encode(" ".join(chunks)) == [index for ids in ours.encode_chunks(chunks) for index in ids]
+    assert ours.named(ours.encode(" ".join(chunks))) == ours.tokens(" ".join(chunks))
+
+
 def test_a_text_has_the_tokens_of_its_words(pair: Pair) -> None:
     ours, _ = pair
     rng = random.Random(0)
@@ -89,6 +142,46 @@ def test_multilingual_text_is_split_as_the_original_does(shared_data: Path) -> N
     rows = (shared_data / "xnli/xnli.test.tsv").read_text(encoding="utf-8").splitlines()
     for row in rows[1::35]:
         _assert_equal(pair, row)
+
+
+UNCASED, CASED = "vocab/bert_uncased_vocab.txt", "vocab/bert_multi_cased_vocab.txt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "least_lines", "vocabulary"),
+    [
+        ("squad", 17_000, UNCASED),
+        ("squad", 17_000, CASED),
+        ("glue", 100_000, UNCASED),
+        ("xnli", 40_000, CASED),
+        ("books", 100_000, UNCASED),
+    ],
+)
+def test_all_shared_text_is_split_as_the_original_does(
+    shared_data: Path, folder: str, least_lines: int, vocabulary: str
+) -> None:
+    """Every line of every file, whole: columns, quotes, other scripts, and bytes that are no UTF-8."""
+    lines = set()
+    for path in sorted((shared_data / folder).rglob("*.*")):
+        if path.suffix == ".json":
+            lines |= set(_strings(json.loads(path.read_text(encoding="utf-8"))))
+        elif path.suffix in (".tsv", ".txt"):
+            lines |= set(path.read_text(encoding="utf-8", errors="replace").split("\n"))
+    assert len(lines) > least_lines
+    lower_case = vocabulary == UNCASED
+    ours = Tokenizer.from_file(shared_data / vocabulary, lower_case=lower_case)
+    original = originals.tokenizer(shared_data / vocabulary, lower_case=lower_case)
+    for line in lines:
+        assert ours.tokens(line) == original.tokenize(line), line
+
+
+def _strings(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict | list):
+        for inner in content.values() if isinstance(content, dict) else content:
+            yield from _strings(inner)
 
 
 def test_ids_and_digest() -> None:

@@ -20,6 +20,7 @@ from mobilebert_exp.errors import DataError, OutputError
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _CHEAP_BYTES = 64 * 2**20  # hashed whenever found, in about 0.1 s; of larger folders only the sizes are checked
+_SILENT_WAIT_S = 5.0
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 Metadata = dict[str, Any]
@@ -49,8 +50,7 @@ def cached(
     Raises:
       OutputError: the cache cannot be written.
     """
-    content = json.dumps({"key": dict(key), "code": _code_digest()}, sort_keys=True)
-    folder = Path(cache_dir) / hashlib.sha256(content.encode()).hexdigest()
+    folder = _folder(cache_dir, key)
     try:
         return folder, _metadata(folder)
     except _DamagedError:
@@ -72,6 +72,19 @@ def cached(
         return folder, _metadata(folder)
 
 
+def found(cache_dir: str | Path, *, key: Mapping[str, object]) -> Metadata | None:
+    """The metadata of what was built for `key`; None where that was not done, or is damaged."""
+    try:
+        return _metadata(_folder(cache_dir, key))
+    except _DamagedError:
+        return None
+
+
+def _folder(cache_dir: str | Path, key: Mapping[str, object]) -> Path:
+    content = json.dumps({"key": dict(key), "code": _code_digest()}, sort_keys=True)
+    return Path(cache_dir) / hashlib.sha256(content.encode()).hexdigest()
+
+
 class _DamagedError(Exception):
     """A cached folder is not what was put there."""
 
@@ -83,7 +96,11 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
-        lock.acquire()
+        try:
+            lock.acquire(timeout=_SILENT_WAIT_S)
+        except filelock.Timeout:
+            _LOG.warning("another process is making %s; waiting for it", folder)
+            lock.acquire()
     except OSError as error:
         raise _output_error(folder.parent, error) from None
     try:

@@ -6,15 +6,21 @@ import bisect
 import json
 import logging
 import re
-from collections.abc import Iterator
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from mobilebert_exp.data.json_stream import NotStreamableError, elements
 from mobilebert_exp.errors import DataError
 
 _LOG = logging.getLogger(__name__)
-_WORD = re.compile("[^ \t\r\n\u202f]+")  # the original's whitespace; a no-break space stays inside a word
+_OTHER_BLANKS = "\t\r\n\u202f"
+_WORD = re.compile(f"[^ {_OTHER_BLANKS}]+")  # the original's whitespace; a no-break space stays inside a word
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a \\ud83d without its other half: JSON allows it, UTF-8 does not
+_HASH_PARTS = 256
 _T = TypeVar("_T")
 
 
@@ -45,43 +51,72 @@ class SquadExample:
         """Whether it is known where the answer stands, or that there is none."""
         return self.is_impossible or self.start_word >= 0
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether training leaves it out although it has an answer."""
+        return bool(self.answers) and not self.is_trainable
+
 
 def read(path: str | Path, *, version_2: bool, labelled: bool = True) -> list[SquadExample]:
-    """Reads all questions, in the file's order.
+    """All that `stream` yields, at once; warns of answers that training leaves out."""
+    examples = list(stream(path, version_2=version_2, labelled=labelled))
+    warn_of_left_out(path, count=sum(example.is_left_out for example in examples), of=len(examples))
+    return examples
+
+
+def stream(
+    path: str | Path, *, version_2: bool, labelled: bool = True, heard: Callable[[float], None] | None = None
+) -> Iterator[SquadExample]:
+    """Yields all questions in the file's order, while one article at a time is in memory.
 
     Args:
       version_2: whether questions may be impossible to answer.
       labelled: whether every question must have its answers; without them it can only be predicted.
+      heard: told after each article which share of the file has been read.
 
     Raises:
-      DataError: the file is missing, cut short or not SQuAD, an id stands twice, or an answer is not in its text.
+      DataError: the file is missing, cut short or not SQuAD, or an answer is not in its text; at the file's end, that
+        an id stands twice. What was yielded before is then of no use.
     """
-    reader = _Reader(path=Path(path), version_2=version_2, labelled=labelled)
-    examples = list(reader.examples())
-    left_out = sum(bool(example.answers) and not example.is_trainable for example in examples)
-    if left_out:
+    reader = _Reader(path=Path(path), version_2=version_2, labelled=labelled, heard=heard)
+    yield from reader.examples()
+    if reader.repeats_ids:
+        # Ids are only known to be equal by their hashes, so that they take little room: now the question is named.
+        exact = _Reader(path=Path(path), version_2=version_2, labelled=labelled, heard=None, names=set())
+        deque(exact.examples(), maxlen=0)
+
+
+def warn_of_left_out(path: str | Path, *, count: int, of: int) -> None:
+    """Says that `count` questions `of` a file are not trained on, if there are any."""
+    if count:
         _LOG.warning(
             "%s: %d of %d answers do not stand at their answer_start; training leaves these questions out",
             path,
-            left_out,
-            len(examples),
+            count,
+            of,
         )
-    return examples
 
 
 @dataclass(frozen=True, slots=True)
 class _Paragraph:
+    """A context and its words; their places are only looked up where they do not follow from single blanks."""
+
     context: str
     words: tuple[str, ...]
-    starts: tuple[int, ...]
+    starts: tuple[int, ...] | None
 
     @classmethod
     def of(cls, context: str) -> _Paragraph:
+        words = tuple(context.split(" "))
+        if "" not in words and not any(char in context for char in _OTHER_BLANKS):
+            return cls(context, words, None)
         matches = list(_WORD.finditer(context))
         return cls(context, tuple(match.group() for match in matches), tuple(match.start() for match in matches))
 
     def word_at(self, offset: int) -> int:
         """The word that holds a character, or the one before a whitespace; -1 before the first."""
+        if self.starts is None:
+            return self.context.count(" ", 0, offset)
         return bisect.bisect_right(self.starts, offset) - 1
 
     def find(self, text: str, *, start: int) -> tuple[int, int] | None:
@@ -98,21 +133,48 @@ class _Paragraph:
 class _Reader:
     """Walks through a file and knows where it is, so that a complaint can say so."""
 
-    def __init__(self, *, path: Path, version_2: bool, labelled: bool) -> None:
+    def __init__(
+        self,
+        *,
+        path: Path,
+        version_2: bool,
+        labelled: bool,
+        heard: Callable[[float], None] | None,
+        names: set[str] | None = None,
+    ) -> None:
         self._path = path
         self._version_2 = version_2
         self._labelled = labelled
+        self._heard = heard
         self._place = ""
         self._title = ""
-        self._ids: set[str] = set()
+        self._names = names
+        self._hashes = [array("q") for _ in range(_HASH_PARTS)]
+
+    @property
+    def repeats_ids(self) -> bool:
+        """Whether two ids have one hash. Eight bytes an id are kept: a million of them stay far below 100 MB."""
+        return any(len(set(part)) < len(part) for part in self._hashes)
 
     def examples(self) -> Iterator[SquadExample]:
-        for number, article in enumerate(self._field(_load(self._path), "data", list), start=1):
+        for number, article in enumerate(self._articles(), start=1):
             self._place = f"article {number}"
             self._title = self._field(article, "title", str, default="")
             self._place = f"article {self._title or number!r}"
             for paragraph in self._field(article, "paragraphs", list):
                 yield from self._paragraph(paragraph)
+
+    def _articles(self) -> Iterator[object]:
+        count = 0
+        try:
+            for article, share in elements(self._path, key="data"):
+                count += 1
+                yield article
+                if self._heard:
+                    self._heard(share)
+        except NotStreamableError:  # read as a whole it either shows what is wrong with it, or is read to its end
+            self._place = ""
+            yield from self._field(_load(self._path), "data", list)[count:]
 
     def _paragraph(self, record: object) -> Iterator[SquadExample]:
         paragraph = _Paragraph.of(self._field(record, "context", str))
@@ -121,11 +183,18 @@ class _Reader:
             self._place = f"{article}: question {number} about {paragraph.context[:30]!r}"
             name = self._field(question, "id", str)
             self._place = f"{article}: question {name!r}"
-            if name in self._ids:
-                self._fail("its id stands twice; give every question its own")
-            self._ids.add(name)
+            self._note(name)
             yield self._question(question, name, paragraph)
         self._place = article
+
+    def _note(self, name: str) -> None:
+        if self._names is None:
+            digest = hash(name)
+            self._hashes[digest % _HASH_PARTS].append(digest)
+        elif name in self._names:
+            self._fail("its id stands twice; give every question its own")
+        else:
+            self._names.add(name)
 
     def _question(self, record: dict[str, Any], name: str, paragraph: _Paragraph) -> SquadExample:
         is_impossible = self._field(record, "is_impossible", bool, default=False)
@@ -171,6 +240,8 @@ class _Reader:
         value = record[name]
         if type(value) is not kind:  # not isinstance: true is no answer_start
             self._fail(f"{name!r} is {type(value).__name__}, not {kind.__name__}; restore SQuAD's layout")
+        if isinstance(value, str) and not value.isascii() and (half := _HALF_CHARACTER.search(value)):
+            self._fail(f"{name!r} holds half a character ({half.group()!a}); write it whole")
         return value
 
     def _fail(self, complaint: str) -> NoReturn:
@@ -188,6 +259,8 @@ def _load(path: Path) -> object:
         raise DataError(f"{path} is not UTF-8 at byte {error.start}; fetch it again") from None
     try:
         return json.loads(text)
+    except RecursionError:
+        raise DataError(f"{path} is nested deeper than any SQuAD file; restore SQuAD's layout") from None
     except json.JSONDecodeError as error:
         is_cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
         fault = "is cut short" if is_cut else f"is not JSON ({error.msg})"

@@ -120,7 +120,7 @@ def _spans(windows: Sequence[Window], logits: _Logits, *, n_best_size: int, max_
     may_start_WL = np.zeros(logits.starts_WL.shape, bool)
     may_end_WL = np.zeros(logits.ends_WL.shape, bool)
     for row, window in enumerate(windows):
-        context = slice(window.context_start, window.context_start + len(window.context_words))
+        context = slice(window.context_start, window.num_tokens - 1)
         may_start_WL[row, context] = window.context_is_best
         may_end_WL[row, context] = True
     first_WN = np.argsort(-logits.starts_WL, axis=1, kind="stable")[:, :n_best_size]
@@ -175,9 +175,8 @@ def _n_best(entries: Sequence[_Entry]) -> list[dict[str, str | float]]:
 
 def _text(example: SquadExample, window: Window, first: int, last: int, *, lower_case: bool, verbose: bool) -> str:
     """What a span of tokens says in the paragraph's own words."""
-    tokens = " ".join(window.tokens[first : last + 1]).replace(" ##", "").replace("##", "")
-    first_word, last_word = (window.context_words[position - window.context_start] for position in (first, last))
-    words = " ".join(example.words[first_word : last_word + 1])
+    tokens = " ".join(window.tokens_at(first, last)).replace(" ##", "").replace("##", "")
+    words = " ".join(example.words[window.word_at(first) : window.word_at(last) + 1])
     text = align(" ".join(tokens.split()), words, lower_case=lower_case)
     if text is None and verbose:
         _LOG.info("%s: cannot align %r with %r; the whole words stand in", example.id, tokens, words)

@@ -6,31 +6,68 @@ with the most context on its poorer side may answer with it.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mobilebert_exp.data.squad import SquadExample
-from mobilebert_exp.data.tokenizer import CLS, SEP, Tokenizer
+from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError
 
 FIRST_UNIQUE_ID = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A paragraph in tokens, made once for all its questions.
+
+    Attributes:
+      ids: its tokens' ids.
+      first_tokens: the place of each word's first token; a word without tokens has that of the next.
+    """
+
+    ids: list[int]
+    first_tokens: list[int]
+
+    @classmethod
+    def of(cls, words: Sequence[str], tokenizer: Tokenizer) -> Context:
+        pieces = tokenizer.encode_chunks(words)
+        first_tokens = list(itertools.accumulate(map(len, pieces), initial=0))
+        return cls(list(itertools.chain.from_iterable(pieces)), first_tokens[:-1])
+
+    def word_of(self, token: int) -> int:
+        """The word that a token belongs to."""
+        return bisect.bisect_right(self.first_tokens, token) - 1
+
+    def answer(self, example: SquadExample, tokenizer: Tokenizer) -> tuple[int, int]:
+        """First and last token of the answer: its words, narrowed to its own tokens where they stand among them."""
+        first = self.first_tokens[example.start_word]
+        is_last_word = example.end_word == len(self.first_tokens) - 1
+        last = (len(self.ids) if is_last_word else self.first_tokens[example.end_word + 1]) - 1
+        wanted = tokenizer.encode(example.answers[0])
+        for start in range(first, last - len(wanted) + 2):
+            if wanted and self.ids[start : start + len(wanted)] == wanted:
+                return start, start + len(wanted) - 1
+        return first, last
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Window:
     """One model input: `[CLS] question [SEP] part of the paragraph [SEP]` and padding.
 
+    It holds what it shares with others, and derives the rest: a thousand windows are little more than their paragraphs.
+
     Attributes:
       unique_id: counts windows, from the original's first number on.
       example_index: the example's place in the sequence that the windows were made of.
       doc_span_index: counts the windows of an example.
-      tokens: without padding.
-      input_ids: padded to the full length.
-      context_start: position of the paragraph's first token.
-      context_words: word of the paragraph that each of its tokens here belongs to.
-      context_is_best: for each of these tokens, whether no other window gives it more context.
+      head: ids of `[CLS] question [SEP]`.
+      context: the paragraph.
+      start, stop: the part of the paragraph's tokens that is in this window.
+      doc_stride: how far the paragraph's windows lie apart.
+      max_seq_length: tokens with padding.
       start_position, end_position: the answer's first and last token; 0 when this window does not hold it.
       is_impossible: whether this window lacks the answer; always true when not made for training.
     """
@@ -38,25 +75,63 @@ class Window:
     unique_id: int
     example_index: int
     doc_span_index: int
-    tokens: list[str]
-    input_ids: list[int]
-    context_start: int
-    context_words: list[int]
-    context_is_best: list[bool]
+    head: list[int]
+    context: Context
+    start: int
+    stop: int
+    doc_stride: int
+    max_seq_length: int
+    tokenizer: Tokenizer
     start_position: int
     end_position: int
     is_impossible: bool
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens without padding."""
+        return len(self.head) + self.stop - self.start + 1
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the tokens, without padding."""
+        return [*self.head, *self.context.ids[self.start : self.stop], self.tokenizer.sep_id]
+
+    @property
+    def tokens(self) -> list[str]:
+        """The tokens, without padding."""
+        return self.tokenizer.named(self.ids)
+
+    @property
+    def input_ids(self) -> list[int]:
+        """Ids, padded to the full length."""
+        return self.ids + [self.tokenizer.pad_id] * (self.max_seq_length - self.num_tokens)
+
+    @property
     def input_mask(self) -> list[int]:
         """1 for tokens, 0 for padding."""
-        return [1] * len(self.tokens) + [0] * (len(self.input_ids) - len(self.tokens))
+        return [1] * self.num_tokens + [0] * (self.max_seq_length - self.num_tokens)
 
     @property
     def segment_ids(self) -> list[int]:
         """1 for the paragraph and its [SEP], 0 before it and for padding."""
-        num_padding = len(self.input_ids) - len(self.tokens)
-        return [0] * self.context_start + [1] * (len(self.tokens) - self.context_start) + [0] * num_padding
+        second = self.num_tokens - self.context_start
+        return [0] * self.context_start + [1] * second + [0] * (self.max_seq_length - self.num_tokens)
+
+    @property
+    def context_start(self) -> int:
+        """Position of the paragraph's first token."""
+        return len(self.head)
+
+    @property
+    def context_words(self) -> list[int]:
+        """Word of the paragraph that each of its tokens here belongs to."""
+        return [self.context.word_of(token) for token in range(self.start, self.stop)]
+
+    @property
+    def context_is_best(self) -> list[bool]:
+        """For each of these tokens, whether no other window gives it more context."""
+        room = self.max_seq_length - len(self.head) - 1
+        return _best(len(self.context.ids), room, self.doc_stride)[self.doc_span_index]
 
     @property
     def token_to_orig_map(self) -> dict[int, int]:
@@ -67,6 +142,15 @@ class Window:
     def token_is_max_context(self) -> dict[int, bool]:
         """Whether this window may answer with a token, by its position."""
         return dict(enumerate(self.context_is_best, start=self.context_start))
+
+    def word_at(self, position: int) -> int:
+        """The paragraph's word at a position."""
+        return self.context.word_of(self.start + position - self.context_start)
+
+    def tokens_at(self, first: int, last: int) -> list[str]:
+        """The paragraph's tokens at the positions from `first` to `last`."""
+        begin = self.start - self.context_start
+        return self.tokenizer.named(self.context.ids[begin + first : begin + last + 1])
 
     def row(self, *, training: bool) -> dict[str, list[int]]:
         """The record under the original's keys; the positions only for training."""
@@ -97,73 +181,45 @@ def windows(
     Raises:
       ConfigError: nothing of the paragraph fits beside a question, or the stride does not move.
     """
-    context_of = functools.cache(lambda words: _Context.of(words, tokenizer))
+    words: tuple[str, ...] | None = None
     unique_ids = itertools.count(FIRST_UNIQUE_ID)
     for example_index, example in enumerate(examples):
         if training and not example.is_trainable:
             continue
-        context: _Context = context_of(example.words)
+        if example.words is not words:  # the questions of a paragraph come one after another, and share its words
+            words = example.words
+            context = Context.of(words, tokenizer)
         head = _head(example, tokenizer, max_seq_length=max_seq_length, max_query_length=max_query_length)
         answer = context.answer(example, tokenizer) if training and not example.is_impossible else None
-        spans = _spans(len(context.tokens), room=max_seq_length - len(head) - 1, stride=doc_stride)
-        for doc_span_index, (span, context_is_best) in enumerate(zip(spans, _best(spans), strict=True)):
-            tokens = [*head, *context.tokens[span.start : span.stop], SEP]
+        spans = _spans(len(context.ids), room=max_seq_length - len(head) - 1, stride=doc_stride)
+        for doc_span_index, span in enumerate(spans):
             positions = _positions(answer, span, context_start=len(head))
             yield Window(
                 unique_id=next(unique_ids),
                 example_index=example_index,
                 doc_span_index=doc_span_index,
-                tokens=tokens,
-                input_ids=tokenizer.ids(tokens) + [tokenizer.pad_id] * (max_seq_length - len(tokens)),
-                context_start=len(head),
-                context_words=context.words[span.start : span.stop],
-                context_is_best=context_is_best,
+                head=head,
+                context=context,
+                start=span.start,
+                stop=span.stop,
+                doc_stride=doc_stride,
+                max_seq_length=max_seq_length,
+                tokenizer=tokenizer,
                 start_position=positions[0] if positions else 0,
                 end_position=positions[1] if positions else 0,
                 is_impossible=positions is None,
             )
 
 
-def _head(example: SquadExample, tokenizer: Tokenizer, *, max_seq_length: int, max_query_length: int) -> list[str]:
+def _head(example: SquadExample, tokenizer: Tokenizer, *, max_seq_length: int, max_query_length: int) -> list[int]:
     """What stands before the paragraph."""
-    question = tokenizer.tokens(example.question)[:max_query_length]
+    question = tokenizer.encode(example.question)[:max_query_length]
     if max_seq_length < len(question) + 4:  # [CLS], [SEP], one token of the paragraph, [SEP]
         raise ConfigError(
             f"task.max_seq_length={max_seq_length} has no room for text beside question {example.id!r} of "
             f"{len(question)} tokens; raise it, or lower task.max_query_length={max_query_length}"
         )
-    return [CLS, *question, SEP]
-
-
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """A paragraph in tokens: the word of each, and the first token of each word."""
-
-    tokens: list[str]
-    words: list[int]
-    first_tokens: list[int]
-
-    @classmethod
-    def of(cls, words: Sequence[str], tokenizer: Tokenizer) -> _Context:
-        tokens: list[str] = []
-        first_tokens: list[int] = []
-        word_of_token: list[int] = []
-        for index, word in enumerate(words):
-            first_tokens.append(len(tokens))
-            tokens.extend(tokenizer.tokens(word))
-            word_of_token.extend([index] * (len(tokens) - len(word_of_token)))
-        return cls(tokens, word_of_token, first_tokens)
-
-    def answer(self, example: SquadExample, tokenizer: Tokenizer) -> tuple[int, int]:
-        """First and last token of the answer: its words, narrowed to its own tokens where they stand among them."""
-        first = self.first_tokens[example.start_word]
-        is_last_word = example.end_word == len(self.first_tokens) - 1
-        last = (len(self.tokens) if is_last_word else self.first_tokens[example.end_word + 1]) - 1
-        wanted = tokenizer.tokens(example.answers[0])
-        for start in range(first, last - len(wanted) + 2):
-            if wanted and self.tokens[start : start + len(wanted)] == wanted:
-                return start, start + len(wanted) - 1
-        return first, last
+    return [tokenizer.cls_id, *question, tokenizer.sep_id]
 
 
 def _positions(answer: tuple[int, int] | None, span: range, *, context_start: int) -> tuple[int, int] | None:
@@ -186,11 +242,13 @@ def _spans(num_tokens: int, *, room: int, stride: int) -> list[range]:
     return spans
 
 
-def _best(spans: Sequence[range]) -> list[list[bool]]:
+@functools.lru_cache(maxsize=2**10)
+def _best(num_tokens: int, room: int, stride: int) -> list[list[bool]]:
     """For each token of each span, whether the span gives it the most context: the least of left and right.
 
     The original adds a hundredth of the span's length, in floating point; of equals the first span wins.
     """
+    spans = _spans(num_tokens, room=room, stride=stride)
     if len(spans) == 1:
         return [[True] * len(spans[0])]
     best: dict[int, tuple[float, int]] = {}

@@ -2,24 +2,32 @@
 
 The Rust `tokenizers` library is not used here on purpose: it drops unassigned and private-use characters, misses the
 final sigma and one CJK range, and knows another Unicode version than Python; for single words it is slower too.
+tensorflow-text's FastBertTokenizer is fast only when it is given many texts at once, and needs TensorFlow in every
+process that makes features. Here each distinct chunk of text is split once; docs/features.md has the figures.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mobilebert_exp.errors import DataError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_WORD_CHARS = 400  # a longer word is [UNK]; tf-models' limit (the first BERT release had 200)
-_MEMO_WORDS = 2**18
+_MEMO_CHUNKS = 2**17  # about 30 MB; then it is forgotten, so that memory does not grow with the data
 # Only what every notion of whitespace agrees on; whatever else separates words is found within a chunk.
 _CHUNK = re.compile(r"[^ \t\n\r]+")
+_ASCII_WORD = re.compile(
+    r"[A-Za-z0-9]+|[^A-Za-z0-9]"
+)  # of a chunk of printable ASCII, where all the rules come to this
+_T = TypeVar("_T")
 _CJK = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -67,14 +75,29 @@ _PUNCTUATION = _CharacterMap(_set_apart)
 _PUNCTUATION_AND_ACCENTS = _CharacterMap(_set_apart_without_accents)
 
 
-@functools.lru_cache(maxsize=_MEMO_WORDS)
-def _chunk_words(chunk: str, lower_case: bool) -> tuple[str, ...]:
+class _Memo(dict[str, _T]):
+    """What a rule makes of a chunk, made once; faster than `functools.lru_cache` where nearly all is found."""
+
+    def __init__(self, rule: Callable[[str], _T]) -> None:
+        super().__init__()
+        self._rule = rule
+
+    def __missing__(self, chunk: str) -> _T:
+        if len(self) >= _MEMO_CHUNKS:
+            self.clear()
+        self[chunk] = found = self._rule(chunk)
+        return found
+
+
+def _chunk_words(chunk: str, lower_case: bool) -> Sequence[str]:
+    if chunk.isascii() and chunk.isprintable():
+        return _ASCII_WORD.findall(chunk.lower() if lower_case else chunk)
     text = chunk.translate(_CLEAN)
     if lower_case:
         text = unicodedata.normalize("NFD", text.lower()).translate(_PUNCTUATION_AND_ACCENTS)
     else:
         text = text.translate(_PUNCTUATION)
-    return tuple(text.split())
+    return text.split()
 
 
 def basic_words(text: str, *, lower_case: bool) -> list[str]:
@@ -101,7 +124,13 @@ class Tokenizer:
         content = "\n".join(self.vocabulary) + f"\nlower_case={lower_case}"
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         self._longest_token = max(map(len, self.vocabulary))
-        self._chunk_tokens = functools.lru_cache(maxsize=_MEMO_WORDS)(self._split_chunk)
+        self._whole_words = {token: index for token, index in self._ids.items() if len(token) <= MAX_WORD_CHARS}
+        self._continuing_pieces = {token[2:]: index for token, index in self._ids.items() if token.startswith("##")}
+        self._chunk_ids = _Memo(self._split_chunk)
+
+    def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[object, ...]]:
+        """Another process gets the vocabulary and a memo of its own."""
+        return functools.partial(Tokenizer, lower_case=self.lower_case), (self.vocabulary,)
 
     @classmethod
     def from_file(cls, path: str | Path, *, lower_case: bool) -> Tokenizer:
@@ -126,32 +155,50 @@ class Tokenizer:
 
     def tokens(self, text: str) -> list[str]:
         """WordPiece tokens; continuing pieces begin with `##`."""
-        return [token for chunk in _CHUNK.findall(text) for token in self._chunk_tokens(chunk)]
+        return self.named(self.encode(text))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text's tokens."""
+        return list(itertools.chain.from_iterable(map(self._chunk_ids.__getitem__, _CHUNK.findall(text))))
+
+    def encode_chunks(self, chunks: Iterable[str]) -> list[tuple[int, ...]]:
+        """Ids of each chunk's tokens; a chunk is a text without blanks, tabs and line ends."""
+        return list(map(self._chunk_ids.__getitem__, chunks))
 
     def ids(self, tokens: Iterable[str]) -> list[int]:
         """Ids of tokens that `tokens` returned."""
         return [self._ids[token] for token in tokens]
 
-    def _split_chunk(self, chunk: str) -> tuple[str, ...]:
-        return tuple(token for word in _chunk_words(chunk, self.lower_case) for token in self._split_word(word))
+    def named(self, ids: Iterable[int]) -> list[str]:
+        """Tokens by their ids."""
+        return [self.vocabulary[index] for index in ids]
 
-    def _split_word(self, word: str) -> list[str]:
+    def _split_chunk(self, chunk: str) -> tuple[int, ...]:
+        found: list[int] = []
+        for word in _chunk_words(chunk, self.lower_case):
+            index = self._whole_words.get(word)
+            if index is None:
+                found += self._split_word(word)
+            else:
+                found.append(index)
+        return tuple(found)
+
+    def _split_word(self, word: str) -> Sequence[int]:
         """The longest piece of the vocabulary first, then the longest of the rest; [UNK] if nothing fits."""
         if len(word) > MAX_WORD_CHARS:
-            return [UNK]
-        tokens: list[str] = []
-        start = 0
-        while start < len(word):
-            prefix = "##" if start else ""
-            for end in range(min(len(word), start + self._longest_token), start, -1):
-                token = prefix + word[start:end]
-                if token in self._ids:
+            return (self.unk_id,)
+        ids: list[int] = []
+        pieces, start, size = self._whole_words, 0, len(word)
+        while start < size:
+            for end in range(min(size, start + self._longest_token), start, -1):
+                index = pieces.get(word[start:end])
+                if index is not None:
                     break
             else:
-                return [UNK]
-            tokens.append(token)
-            start = end
-        return tokens
+                return (self.unk_id,)
+            ids.append(index)
+            pieces, start = self._continuing_pieces, end
+        return ids
 
 
 def _index(vocabulary: Sequence[str]) -> dict[str, int]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.config import ModelConfig, TaskConfig
-from mobilebert_exp.data import cache, casing, sources, squad, starter, vocabulary
+from mobilebert_exp.data import cache, casing, sources, squad, squad_features, starter, vocabulary
+from mobilebert_exp.data.progress import BuildProgress
 from mobilebert_exp.data.squad import SquadExample
+from mobilebert_exp.data.squad_features import Counts, Sizes
 from mobilebert_exp.data.squad_windows import Window, windows
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError, DataError, UserError
@@ -124,14 +127,21 @@ class Squad:
         self.config = config
         self._data_root = data_root
         self._cache_dir = Path(cache_dir).expanduser()
+        self._features_dir = self._cache_dir / "features"
+        self._warned: set[Split] = set()
 
     @property
     def vocab_size(self) -> int:
         return len(self._tokenizer.vocabulary)
 
     def num_examples(self, split: Split) -> int:
-        examples = self._examples(split)
-        return sum(example.is_trainable for example in examples) if split is Split.train else len(examples)
+        with contextlib.suppress(UserError):  # a vocabulary that is missing matters to features alone
+            if metadata := cache.found(self._features_dir, key=self._key(split, None)):
+                return self._counted(split, Counts(**metadata))
+        counts = Counts()
+        for example in self._stream(split):
+            counts.add(example)
+        return self._counted(split, counts)
 
     def digests(self) -> Mapping[str, str]:
         found = {"vocabulary": self._tokenizer.digest, "dev": cache.file_digest(self._file(Split.dev))}
@@ -140,30 +150,28 @@ class Squad:
         return found
 
     def features(self, split: Split, *, limit: int | None = None) -> Features:
-        from mobilebert_exp.data import records
-
         training = split is Split.train
-        config = self.config
-        key = {
-            "task": "squad",
-            "data": cache.file_digest(self._file(split)),
-            "vocabulary": self._tokenizer.digest,
-            "version": config.version,
-            "lengths": [config.max_seq_length, config.doc_stride, config.max_query_length],
-            "training": training,
-            "limit": limit,
-        }
 
         def build(folder: Path) -> dict[str, Any]:
-            rows = (window.row(training=training) for window in self._windows(split, limit))
-            return {"num_features": records.write(folder / "features.tfrecord", rows)}
+            with BuildProgress(f"{split.value} features") as progress:
+                examples = itertools.islice(self._stream(split, heard=progress.read), limit)
+                counts = squad_features.write(
+                    folder / "features.tfrecord",
+                    examples,
+                    self._tokenizer,
+                    sizes=self._sizes,
+                    training=training,
+                    made=progress.made,
+                )
+            return asdict(counts)
 
-        folder, metadata = cache.cached(self._cache_dir / "features", key=key, build=build)
+        folder, metadata = cache.cached(self._features_dir, key=self._key(split, limit), build=build)
+        counts = Counts(**metadata)
         return Features(
             files=(folder / "features.tfrecord",),
             columns=self._columns(training=training),
-            num_features=metadata["num_features"],
-            num_examples=self.num_examples(split) if limit is None else min(limit, self.num_examples(split)),
+            num_features=counts.features,
+            num_examples=self._counted(split, counts),
         )
 
     def variables(self, model: ModelConfig) -> list[VariableSpec]:
@@ -188,10 +196,10 @@ class Squad:
         from mobilebert_exp.data.squad_answers import answer
 
         config = self.config
-        examples = self._examples(split)[:limit]
+        examples, found = self._scored_part(split, limit)
         answers = answer(
             examples,
-            list(self._windows(split, limit)),
+            found,
             start_logits=outputs["start_logits"],
             end_logits=outputs["end_logits"],
             n_best_size=config.n_best_size,
@@ -244,36 +252,52 @@ class Squad:
             columns |= dict.fromkeys(("start_positions", "end_positions"), Column(shape=(1,)))
         return columns
 
-    @functools.cache  # noqa: B019  one task lives as long as its experiment
-    def _examples(self, split: Split) -> list[SquadExample]:
-        file = self._file(split)
-        found = squad.read(file, version_2=self.config.version_2_with_negative, labelled=split is not Split.predict)
-        if not found and split is not Split.train:  # of an empty train part the schedule tells
-            raise DataError(f"{file} has no question; name another file, or another data_root")
-        return found
+    def _key(self, split: Split, limit: int | None) -> dict[str, object]:
+        """All that the features of a split depend on."""
+        return {
+            "task": "squad",
+            "data": cache.file_digest(self._file(split)),
+            "vocabulary": self._tokenizer.digest,
+            "version": self.config.version,
+            "sizes": asdict(self._sizes),
+            "split": split.value,
+            "limit": limit,
+        }
 
-    def _windows(self, split: Split, limit: int | None) -> list[Window]:
-        if split is Split.dev and limit is None:
-            return self._dev_windows
-        return self._make_windows(split, limit)
-
-    @functools.cached_property
-    def _dev_windows(self) -> list[Window]:
-        """Kept, because every evaluation maps its answers back through them."""
-        return self._make_windows(Split.dev, None)
-
-    def _make_windows(self, split: Split, limit: int | None) -> list[Window]:
+    @property
+    def _sizes(self) -> Sizes:
         config = self.config
-        return list(
-            windows(
-                self._examples(split)[:limit],
-                self._tokenizer,
-                max_seq_length=config.max_seq_length,
-                doc_stride=config.doc_stride,
-                max_query_length=config.max_query_length,
-                training=split is Split.train,
-            )
+        return Sizes(
+            max_seq_length=config.max_seq_length,
+            doc_stride=config.doc_stride,
+            max_query_length=config.max_query_length,
         )
+
+    def _counted(self, split: Split, counts: Counts) -> int:
+        """How many examples a split has; warns once of those that training leaves out."""
+        if split not in self._warned:
+            self._warned.add(split)
+            squad.warn_of_left_out(self._file(split), count=counts.left_out, of=counts.examples)
+        return counts.trainable if split is Split.train else counts.examples
+
+    def _stream(self, split: Split, *, heard: Callable[[float], None] | None = None) -> Iterator[SquadExample]:
+        """The examples of a split one after another; of train that is all that is ever held of them."""
+        file = self._file(split)
+        is_empty = True
+        labelled = split is not Split.predict
+        version_2 = self.config.version_2_with_negative
+        for example in squad.stream(file, version_2=version_2, labelled=labelled, heard=heard):
+            is_empty = False
+            yield example
+        if is_empty and split is not Split.train:  # of an empty train part the schedule tells
+            raise DataError(f"{file} has no question; name another file, or another data_root")
+
+    @functools.cache  # noqa: B019  one task lives as long as its experiment
+    def _scored_part(self, split: Split, limit: int | None) -> tuple[list[SquadExample], list[Window]]:
+        """Kept, because every evaluation maps its answers back through them."""
+        examples = list(itertools.islice(self._stream(split), limit))
+        training = split is Split.train
+        return examples, list(windows(examples, self._tokenizer, training=training, **asdict(self._sizes)))
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
