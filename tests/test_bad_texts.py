@@ -9,6 +9,10 @@ import pytest
 from command_line import Ended, here
 
 from mobilebert_exp import experiment
+from mobilebert_exp.data import publishers
+from mobilebert_exp.data.publishers import Part
+from mobilebert_exp.storage import web
+from mobilebert_exp.storage.web import File
 
 
 def _is_refused(ended: Ended, message: str) -> None:
@@ -63,19 +67,19 @@ def plan(tmp_path: Path) -> list[str]:
     return ["mode=plan", f"data_root={tmp_path}", f"output_dir={tmp_path}/outputs", f"cache_dir={tmp_path}/cache"]
 
 
-def test_no_data_root() -> None:
-    _is_refused(
-        here("mode=plan", "task=glue", "task.dataset=rte"),
-        "data_root is not set; name the folder that holds vocab/bert_uncased_vocab.txt, or the file itself in "
-        "task.vocab_file",
-    )
-
-
-def test_no_data_root_but_a_vocabulary(plan: list[str], tmp_path: Path) -> None:
+def test_the_publishers_of_glue_cannot_be_reached(
+    plan: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are who is asked where there is no data_root."""
+    monkeypatch.setattr(web, "BACKOFF_S", 0.0)
+    archive = File(address="http://127.0.0.1:9/RTE.zip")  # nobody listens on the discard port
+    monkeypatch.setattr(publishers, "FILES", {"glue/RTE/train.tsv": Part(file=archive, member="RTE/train.tsv")})
+    arguments = [argument for argument in plan if not argument.startswith("data_root=")]
     named = f"task.vocab_file={tmp_path}/vocab/bert_uncased_vocab.txt"
     _is_refused(
-        here("mode=plan", "task=glue", "task.dataset=rte", named),
-        "data_root is not set; name the folder that holds glue/RTE/train.tsv, or the file itself in task.train_file",
+        here(*arguments, "task=glue", "task.dataset=rte", named),
+        "RTE.zip cannot be fetched from http://127.0.0.1:9/RTE.zip (no connection); fetch and unpack it where there is "
+        "a network, put it at DIR/glue/RTE/train.tsv and set data_root=DIR",
     )
 
 

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from pathlib import Path
 from typing import Any, cast
 
 import glue_files
 import numpy as np
-import originals
 import pytest
 import tensorflow as tf
 import toy
 from command_line import here
 
 from mobilebert_exp import compose, experiment
-from mobilebert_exp.data import glue, pairs
+from mobilebert_exp.data import glue
 from mobilebert_exp.data.glue import DESCRIPTIONS, Dataset
-from mobilebert_exp.data.pairs import Example
-from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError, DataError, DivergedError
 from mobilebert_exp.modeling.heads import ClassifierModel, class_losses, score_losses
 from mobilebert_exp.modeling.variables import classifier_variables, encoder_variables
 from mobilebert_exp.registry import create_task
-from mobilebert_exp.tasks._classification import Classification, Truth
+from mobilebert_exp.tasks._classification import Classification, Places, Truth
 from mobilebert_exp.tasks.base import Split
 from mobilebert_exp.tasks.glue import Config, GlueSource
 
+NOWHERE = Places(data_root="nowhere", cache_dir="nowhere")
 NINE = [dataset for dataset in Dataset if dataset is not Dataset.ax]
 
 
@@ -39,43 +36,7 @@ def task(dataset: str, root: Path, tmp_path: Path, *overrides: str) -> Classific
 
 def source(dataset: Dataset) -> GlueSource:
     main = DESCRIPTIONS[dataset].metrics[0]
-    return GlueSource(Config(kind="glue", name="glue", dataset=dataset, main_metric=main), data_root="nowhere")
-
-
-def test_rows_equal_the_originals() -> None:
-    """One text, two texts, an empty second one, awkward characters; long and short, cut and padded."""
-    from official.nlp.data import classifier_data_lib
-
-    vocabulary = originals.vocabulary()
-    ours = Tokenizer(vocabulary, lower_case=True)
-    rng = random.Random(0)
-
-    class Original:  # tf-models' tokenizer reads files alone
-        tokenize = staticmethod(ours.tokens)
-        convert_tokens_to_ids = staticmethod(ours.ids)
-
-    for _ in range(400):
-        first, second = (" ".join(rng.choices(originals.AWKWARD + originals.WORDS, k=rng.randrange(12))) for _ in "ab")
-        text_b, length = rng.choice((None, "", second, second)), rng.choice((5, 6, 9, 16, 40))
-        row = pairs.row(Example(id="0", text_a=first, text_b=text_b, label=1), ours, max_seq_length=length)
-        example = classifier_data_lib.InputExample("0", first, text_b, "b")
-        theirs = classifier_data_lib.convert_single_example(9, example, ["a", "b"], length, Original)
-        assert row == {
-            "input_ids": theirs.input_ids,
-            "input_mask": theirs.input_mask,
-            "segment_ids": theirs.segment_ids,
-            "label_ids": [theirs.label_id],
-        }
-
-
-@pytest.mark.parametrize("room", range(2, 12))
-def test_what_is_kept_of_two_texts_is_what_the_originals_loop_leaves(room: int) -> None:
-    for first in range(15):
-        for second in range(15):
-            a, b = first, second
-            while a + b > room:
-                a, b = (a - 1, b) if a > b else (a, b - 1)
-            assert pairs.kept(first, second, room=room) == (a, b)
+    return GlueSource(Config(kind="glue", name="glue", dataset=dataset, main_metric=main), NOWHERE)
 
 
 def test_features_hold_the_originals_keys_and_are_found_again(tmp_path: Path) -> None:
@@ -189,7 +150,7 @@ def test_a_main_metric_of_which_nothing_is_evaluated() -> None:
     config = Config(kind="glue", name="glue", dataset=Dataset.mnli, main_metric="accuracy_mismatched")
     answers = truths(Dataset.mnli, 4, part="matched")
     with pytest.raises(ConfigError, match=r"^task\.main_metric=accuracy_mismatched cannot be told"):
-        GlueSource(config, data_root=None).evaluate(answers, outputs_for(answers, 3), Split.dev)
+        GlueSource(config, NOWHERE).evaluate(answers, outputs_for(answers, 3), Split.dev)
 
 
 def test_the_score_is_the_mean_of_what_glue_averages() -> None:

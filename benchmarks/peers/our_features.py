@@ -8,21 +8,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mobilebert_exp import compose, registry
-from mobilebert_exp.data import pair_features
+from mobilebert_exp.data import pairs
+from mobilebert_exp.data.pairs import Example
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.tasks.base import Split
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    text_a: str
-    text_b: str
-    label: int
 
 
 def squad(job: dict[str, Any]) -> Callable[[], int]:
@@ -37,16 +30,16 @@ def texts(job: dict[str, Any]) -> Callable[[], int]:
     def made() -> int:
         tokenizer = Tokenizer.from_file(job["vocabulary"], lower_case=True)
         records, rows = Path(job["records"]), _rows(Path(job["file"]))
-        return pair_features.write(records, rows, tokenizer, max_seq_length=job["length"], made=lambda count: None)
+        return pairs.write(records, rows, tokenizer, max_seq_length=job["length"], made=lambda count: None)
 
     return made
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path) -> Iterator[Example]:
     with path.open(encoding="utf-8", newline="\n") as lines:
         for line in lines:
             text_a, text_b, label = line.rstrip("\n").split("\t")
-            yield Row(text_a, text_b, int(label))
+            yield Example(id="", text_a=text_a, text_b=text_b, label=int(label))
 
 
 def main() -> None:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mobilebert_exp.checks import at_least, require
 from mobilebert_exp.config import ModelConfig, TaskConfig
-from mobilebert_exp.data import cache, casing, pairs
+from mobilebert_exp.data import cache, casing, pairs, sources
 from mobilebert_exp.data.pairs import Example
+from mobilebert_exp.data.progress import BuildProgress
 from mobilebert_exp.data.tokenizer import Tokenizer
-from mobilebert_exp.errors import ConfigError, DataError, DivergedError, UserError
+from mobilebert_exp.errors import DataError, DivergedError, UserError
 from mobilebert_exp.modeling.variables import VariableSpec, classifier_variables, encoder_variables
 from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
 
@@ -80,23 +81,27 @@ class Source(Protocol):
         """Metrics and files from the outputs for `truths`, in their order."""
 
 
-def located(relative: str, *, data_root: str | None, key: str) -> Path:
-    """A file of `data_root`; `key` could name it instead."""
-    if data_root is None:
-        raise ConfigError(
-            f"data_root is not set; name the folder that holds {relative}, or the file itself in task.{key}"
-        )
-    return Path(data_root).expanduser() / relative
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Places:
+    """Where the files of a task lie; without a `data_root` the publishers' are meant."""
+
+    data_root: str | None
+    cache_dir: str
+
+    def file(self, relative: str, *, named: str | None) -> Path:
+        """The file that the user named, or else the one by this name below `data_root`; fetched if it is not here."""
+        if named is not None:
+            return sources.fetched(named, cache_dir=self.cache_dir)
+        return sources.find(relative, data_root=self.data_root or sources.PUBLISHERS, cache_dir=self.cache_dir)
 
 
 class Classification:
     """See `tasks.base.Task`."""
 
-    def __init__(self, config: Config, source: Source, *, data_root: str | None, cache_dir: str) -> None:
+    def __init__(self, config: Config, source: Source, places: Places) -> None:
         self.config = config
         self._source = source
-        self._data_root = data_root
-        self._cache_dir = Path(cache_dir).expanduser()
+        self._places = places
 
     @property
     def vocab_size(self) -> int:
@@ -121,8 +126,6 @@ class Classification:
         return found
 
     def features(self, split: Split, *, limit: int | None = None) -> Features:
-        from mobilebert_exp.data import records
-
         files, length = self._source.files(split), self.config.max_seq_length
         key = {
             **{"task": "classification", "split": split.value, "limit": limit, "max_seq_length": length},
@@ -131,10 +134,12 @@ class Classification:
 
         def build(folder: Path) -> dict[str, Any]:
             examples = itertools.islice(self._source.examples(split), limit)
-            rows = (pairs.row(example, self._tokenizer, max_seq_length=length) for example in examples)
-            return {"num_features": records.write(folder / "features.tfrecord", rows)}
+            file = folder / "features.tfrecord"
+            with BuildProgress(f"{split.value} features") as progress:
+                count = pairs.write(file, examples, self._tokenizer, max_seq_length=length, made=progress.made)
+            return {"num_features": count}
 
-        folder, metadata = cache.cached(self._cache_dir / "features", key=key, build=build)
+        folder, metadata = cache.cached(Path(self._places.cache_dir) / "features", key=key, build=build)
         count = metadata["num_features"]
         if not count and split is not Split.train:  # of an empty train part the schedule tells
             named = ", ".join(map(str, files.values()))
@@ -201,8 +206,7 @@ class Classification:
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
         config = self.config
-        named = config.vocab_file and Path(config.vocab_file)
-        path = named or located(VOCABULARIES[config.lower_case], data_root=self._data_root, key="vocab_file")
+        path = self._places.file(VOCABULARIES[config.lower_case], named=config.vocab_file)
         return casing.tokenizer(path, lower_case=config.lower_case)
 
 

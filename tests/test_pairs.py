@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import originals
 import pytest
 
-from mobilebert_exp.data import pair_features
+from mobilebert_exp.data import pairs
+from mobilebert_exp.data.pairs import Example
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import OutputError
 
 
-@dataclass(frozen=True)
-class Row:
-    text_a: str
-    text_b: str | None
-    label: int | float | None
+def _row(text_a: str, text_b: str | None, label: int | float | None) -> Example:
+    return Example(id="0", text_a=text_a, text_b=text_b, label=label)
 
 
-def _rows(count: int, *, seed: int = 0) -> list[Row]:
+def _rows(count: int, *, seed: int = 0) -> list[Example]:
     rng = random.Random(seed)
 
     def text(most: int) -> str:
         return " ".join(rng.choice(originals.AWKWARD + originals.WORDS * 3) for _ in range(rng.randint(0, most)))
 
-    return [Row(text(14), rng.choice((None, "", text(14))), rng.randrange(3)) for _ in range(count)]
+    return [_row(text(14), rng.choice((None, "", text(14))), rng.randrange(3)) for _ in range(count)]
 
 
 def _parsed(path: Path) -> list[Any]:
@@ -56,7 +53,7 @@ def test_records_are_those_of_the_original(tmp_path: Path, length: int) -> None:
     )
     tokenizer = Tokenizer.from_file(vocab_file, lower_case=True)
     told: list[int] = []
-    count = pair_features.write(tmp_path / "ours", rows, tokenizer, max_seq_length=length, made=told.append)
+    count = pairs.write(tmp_path / "ours", rows, tokenizer, max_seq_length=length, made=told.append)
     assert count == told[-1] == len(rows)
     names = ("input_ids", "input_mask", "segment_ids", "label_ids")
     for one, other in zip(_parsed(tmp_path / "ours"), _parsed(tmp_path / "theirs"), strict=True):
@@ -65,21 +62,21 @@ def test_records_are_those_of_the_original(tmp_path: Path, length: int) -> None:
 
 
 def test_any_number_of_processes_writes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair_features, "_CHUNK_EXAMPLES", 10)
+    monkeypatch.setattr(pairs, "_CHUNK_EXAMPLES", 10)
     tokenizer = Tokenizer(originals.vocabulary(), lower_case=True)
     rows = iter(_rows(203)), iter(_rows(203))
     for workers, some in enumerate(rows, start=1):
         path = tmp_path / str(workers)
-        assert pair_features.write(
+        assert pairs.write(
             path, some, tokenizer, max_seq_length=24, made=lambda count: None, workers=workers
         ) == 203  # fmt: skip
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
 def test_scores_are_floats_and_unknown_labels_zero(tmp_path: Path) -> None:
-    rows = [Row("the tower", None, 2.5), Row("the tower", "a bell", 0.0), Row("the", None, None)]
+    rows = [_row("the tower", None, 2.5), _row("the tower", "a bell", 0.0), _row("the", None, None)]
     tokenizer = Tokenizer(originals.vocabulary(), lower_case=True)
-    pair_features.write(tmp_path / "f", rows, tokenizer, max_seq_length=12, made=lambda count: None)
+    pairs.write(tmp_path / "f", rows, tokenizer, max_seq_length=12, made=lambda count: None)
     first, second, third = _parsed(tmp_path / "f")
     assert list(first["label_ids"].float_list.value) == [2.5]
     assert list(second["label_ids"].float_list.value) == [0.0]
@@ -89,7 +86,7 @@ def test_scores_are_floats_and_unknown_labels_zero(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tokenizer = Tokenizer(originals.vocabulary(), lower_case=True)
     with pytest.raises(OutputError, match=r"nowhere/f cannot be written \(No such file or directory\); make room"):
-        pair_features.write(tmp_path / "nowhere/f", _rows(3), tokenizer, max_seq_length=12, made=lambda count: None)
+        pairs.write(tmp_path / "nowhere/f", _rows(3), tokenizer, max_seq_length=12, made=lambda count: None)
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 5, 6])
@@ -99,4 +96,4 @@ def test_of_two_texts_the_longer_is_cut(room: int) -> None:
             rest = [first, second]
             while sum(rest) > room:
                 rest[0 if rest[0] > rest[1] else 1] -= 1
-            assert pair_features.kept(first, second, room=room) == tuple(rest)
+            assert pairs.kept(first, second, room=room) == tuple(rest)
