@@ -25,10 +25,11 @@ from mobilebert_exp.errors import ConfigError, DataError, DivergedError
 from mobilebert_exp.modeling.heads import ClassifierModel, class_losses, score_losses
 from mobilebert_exp.modeling.variables import classifier_variables, encoder_variables
 from mobilebert_exp.registry import create_task
-from mobilebert_exp.tasks._classification import Classification, Truth
+from mobilebert_exp.tasks._classification import Classification, Places, Truth
 from mobilebert_exp.tasks.base import Split
 from mobilebert_exp.tasks.glue import Config, GlueSource
 
+NOWHERE = Places(data_root="nowhere", cache_dir="nowhere")
 NINE = [dataset for dataset in Dataset if dataset is not Dataset.ax]
 
 
@@ -39,7 +40,7 @@ def task(dataset: str, root: Path, tmp_path: Path, *overrides: str) -> Classific
 
 def source(dataset: Dataset) -> GlueSource:
     main = DESCRIPTIONS[dataset].metrics[0]
-    return GlueSource(Config(kind="glue", name="glue", dataset=dataset, main_metric=main), data_root="nowhere")
+    return GlueSource(Config(kind="glue", name="glue", dataset=dataset, main_metric=main), NOWHERE)
 
 
 def test_rows_equal_the_originals() -> None:
@@ -189,7 +190,7 @@ def test_a_main_metric_of_which_nothing_is_evaluated() -> None:
     config = Config(kind="glue", name="glue", dataset=Dataset.mnli, main_metric="accuracy_mismatched")
     answers = truths(Dataset.mnli, 4, part="matched")
     with pytest.raises(ConfigError, match=r"^task\.main_metric=accuracy_mismatched cannot be told"):
-        GlueSource(config, data_root=None).evaluate(answers, outputs_for(answers, 3), Split.dev)
+        GlueSource(config, NOWHERE).evaluate(answers, outputs_for(answers, 3), Split.dev)
 
 
 def test_the_score_is_the_mean_of_what_glue_averages() -> None:

@@ -17,7 +17,7 @@ from mobilebert_exp import compose
 from mobilebert_exp.data import xnli
 from mobilebert_exp.errors import DataError
 from mobilebert_exp.registry import create_task
-from mobilebert_exp.tasks._classification import Classification, Truth
+from mobilebert_exp.tasks._classification import Classification, Places, Truth
 from mobilebert_exp.tasks.base import Split
 from mobilebert_exp.tasks.xnli import Config, XnliSource
 
@@ -28,7 +28,7 @@ def task(tmp_path: Path, *overrides: str) -> Classification:
 
 
 def source(tmp_path: Path, **settings: object) -> XnliSource:
-    return XnliSource(Config(kind="xnli", name="xnli", **settings), data_root=str(tmp_path))  # type: ignore[arg-type]
+    return XnliSource(Config(kind="xnli", name="xnli", **settings), Places(data_root=str(tmp_path), cache_dir=""))  # type: ignore[arg-type]
 
 
 def translated(path: Path, *rows: str) -> None:

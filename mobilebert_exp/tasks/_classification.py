@@ -80,23 +80,32 @@ class Source(Protocol):
         """Metrics and files from the outputs for `truths`, in their order."""
 
 
-def located(relative: str, *, data_root: str | None, key: str) -> Path:
-    """A file of `data_root`; `key` could name it instead."""
-    if data_root is None:
-        raise ConfigError(
-            f"data_root is not set; name the folder that holds {relative}, or the file itself in task.{key}"
-        )
-    return Path(data_root).expanduser() / relative
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Places:
+    """Where files are found."""
+
+    data_root: str | None
+    cache_dir: str
+
+    def file(self, relative: str, *, named: str | None, key: str) -> Path:
+        """The file that `task.<key>` names, else that of `data_root`; raises ConfigError where neither is set."""
+        if named is not None:
+            return Path(named).expanduser()
+        if self.data_root is None:
+            raise ConfigError(
+                f"data_root is not set; name the folder that holds {relative}, or the file itself in task.{key}"
+            )
+        return Path(self.data_root).expanduser() / relative
 
 
 class Classification:
     """See `tasks.base.Task`."""
 
-    def __init__(self, config: Config, source: Source, *, data_root: str | None, cache_dir: str) -> None:
+    def __init__(self, config: Config, source: Source, places: Places) -> None:
         self.config = config
         self._source = source
-        self._data_root = data_root
-        self._cache_dir = Path(cache_dir).expanduser()
+        self._places = places
+        self._cache_dir = Path(places.cache_dir).expanduser()
 
     @property
     def vocab_size(self) -> int:
@@ -201,8 +210,7 @@ class Classification:
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
         config = self.config
-        named = config.vocab_file and Path(config.vocab_file)
-        path = named or located(VOCABULARIES[config.lower_case], data_root=self._data_root, key="vocab_file")
+        path = self._places.file(VOCABULARIES[config.lower_case], named=config.vocab_file, key="vocab_file")
         return casing.tokenizer(path, lower_case=config.lower_case)
 
 

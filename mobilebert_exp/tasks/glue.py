@@ -18,7 +18,7 @@ from mobilebert_exp.data.pairs import Example
 from mobilebert_exp.errors import ConfigError
 from mobilebert_exp.metrics import Confusion, Correlation
 from mobilebert_exp.tasks import _classification
-from mobilebert_exp.tasks._classification import Classification, Truth
+from mobilebert_exp.tasks._classification import Classification, Places, Truth
 from mobilebert_exp.tasks.base import Evaluation, Split
 
 if TYPE_CHECKING:
@@ -46,14 +46,15 @@ class Config(_classification.Config):
 
 def create(config: Config, *, data_root: str | None, cache_dir: str) -> Classification:
     """The task; reads nothing yet."""
-    return Classification(config, GlueSource(config, data_root=data_root), data_root=data_root, cache_dir=cache_dir)
+    places = Places(data_root=data_root, cache_dir=cache_dir)
+    return Classification(config, GlueSource(config, places), places)
 
 
 class GlueSource:
     """See `tasks._classification.Source`."""
 
-    def __init__(self, config: Config, *, data_root: str | None) -> None:
-        self._config, self._data_root = config, data_root
+    def __init__(self, config: Config, places: Places) -> None:
+        self._config, self._places = config, places
         self._about = glue.DESCRIPTIONS[config.dataset]
         self.is_regression = not self._about.labels
         self.num_outputs = len(self._about.labels) or 1
@@ -80,10 +81,8 @@ class GlueSource:
         parts, key = self._of_split(split)
         named = getattr(self._config, key)
         if named is not None:
-            return [(parts[0], Path(named).expanduser())]
-        return [
-            (part, _classification.located(f"glue/{part.file}", data_root=self._data_root, key=key)) for part in parts
-        ]
+            parts = parts[:1]
+        return [(part, self._places.file(f"glue/{part.file}", named=named, key=key)) for part in parts]
 
     def _of_split(self, split: Split) -> tuple[tuple[Part, ...], str]:
         if split is not Split.train:

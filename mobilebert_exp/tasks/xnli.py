@@ -13,7 +13,7 @@ from mobilebert_exp.data.pairs import Example
 from mobilebert_exp.metrics import Confusion
 from mobilebert_exp.spelling import nearest
 from mobilebert_exp.tasks import _classification
-from mobilebert_exp.tasks._classification import Classification, Truth
+from mobilebert_exp.tasks._classification import Classification, Places, Truth
 from mobilebert_exp.tasks.base import Evaluation, Split
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Config(_classification.Config):
 
 def create(config: Config, *, data_root: str | None, cache_dir: str) -> Classification:
     """The task; reads nothing yet."""
-    return Classification(config, XnliSource(config, data_root=data_root), data_root=data_root, cache_dir=cache_dir)
+    places = Places(data_root=data_root, cache_dir=cache_dir)
+    return Classification(config, XnliSource(config, places), places)
 
 
 class XnliSource:
@@ -68,8 +69,8 @@ class XnliSource:
     num_outputs = len(xnli.LABELS)
     is_regression = False
 
-    def __init__(self, config: Config, *, data_root: str | None) -> None:
-        self._config, self._data_root = config, data_root
+    def __init__(self, config: Config, places: Places) -> None:
+        self._config, self._places = config, places
 
     def files(self, split: Split) -> Mapping[str, Path]:
         config = self._config
@@ -79,9 +80,7 @@ class XnliSource:
         relative, key = f"xnli/xnli.{part}.tsv", f"{part}_file"
         if split is Split.train:
             relative, key = ENGLISH_TRAIN, "train_file"
-        named = getattr(config, key)
-        place = Path(named).expanduser() if named else self._located(relative, key)
-        return {split.value: place}
+        return {split.value: self._places.file(relative, named=getattr(config, key), key=key)}
 
     def examples(self, split: Split) -> Iterator[Example]:
         if split is not Split.train:
@@ -117,7 +116,4 @@ class XnliSource:
         return self._config.train_languages or every
 
     def _translated(self, language: str) -> Path:
-        return self._located(f"xnli/multinli/multinli.train.{language}.tsv", "train_file")
-
-    def _located(self, relative: str, key: str) -> Path:
-        return _classification.located(relative, data_root=self._data_root, key=key)
+        return self._places.file(f"xnli/multinli/multinli.train.{language}.tsv", named=None, key="train_file")
