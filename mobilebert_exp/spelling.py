@@ -21,7 +21,6 @@ ALIASES = {  # flags of the original scripts, and habits from elsewhere, that re
     "dropout": "model.hidden_dropout",
     "warmup": "task.optimizer.warmup_proportion",
     "precision": "hardware.dtype",
-    "task_name": "task.dataset",
     "num_gpus": "hardware.num_replicas",
     "gpus": "hardware.num_replicas",
 }

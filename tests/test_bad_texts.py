@@ -27,9 +27,6 @@ COMPOSITION = {
     "task=glue task.dataset=imdb": (
         "task.dataset=imdb is not one of cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, ax; choose one"
     ),
-    "task=glue task.task_name=rte": (
-        "task.task_name is not a key of this experiment; did you mean task.dataset?"
-    ),
     "task=glue task.dataset=rte task.main_metric=f1": (
         "task.main_metric=f1 is not one of accuracy, glue_score, which task.dataset=rte has; choose one"
     ),

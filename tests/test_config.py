@@ -44,7 +44,8 @@ MODELS = sorted(file.stem for file in (shipped("conf") / "model").glob("*.yaml")
 def test_a_model_composes_with_every_task_and_hardware(model: str) -> None:
     for task, hardware in itertools.product(options("task"), options("hardware")):
         found = compose([f"model={model}", f"task={task}", f"hardware={hardware}", *BATCHES])
-        assert (found.model.name, found.task.name, found.hardware.name) == (model, task, hardware)
+        assert (found.model.name, found.hardware.name) == (model, hardware)
+        assert found.task.name.startswith(task)
 
 
 @pytest.mark.parametrize("model", MODELS)

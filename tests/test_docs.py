@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 KEYS_PAGE = CHECKOUT / "docs" / "configuration.md"
 COMMAND = "python -m mobilebert_exp"
-FLAGS = {"-m", "--cfg", "job", "--help"}  # what a composition has nothing to do with
+FLAGS = {"-m", "--cfg", "job", "--resolve", "--help"}  # what a composition has nothing to do with
 
 
 def _rows(page: Path, *, columns: int) -> Iterator[list[str]]:

@@ -75,7 +75,12 @@ def read(
             label=_label(row.fields[layout.label], path, row.line) if labelled else None,
             part=spoken,
         )
-    missing = [each for each in only if each not in counts] if layout.language else []
+    if layout.language:
+        _check_languages(path, counts, only)
+
+
+def _check_languages(path: str | Path, counts: Collection[str], only: Collection[str]) -> None:
+    missing = [each for each in only if each not in counts]
     if missing:
         raise DataError(
             f"{path} has no row in {', '.join(missing)}; it has {', '.join(counts) or 'none at all'}; "
