@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mobilebert_exp.data import parallel, records
-from mobilebert_exp.data.tokenizer import Tokenizer
+from mobilebert_exp.data.tokenizer import Memo, Tokenizer, chunks
 
 _CHUNK_EXAMPLES = 2000  # about 20 ms of work, and 1 MB of records of length 128
 
 SPECIAL_TOKENS = 3  # at most: [CLS] a [SEP] b [SEP]
+_VARINT = re.compile(rb"[\x80-\xff]*[\x00-\x7f]", re.DOTALL)
+_CONTINUED = bytes(range(128, 256))
 
 _Texts = tuple[str, str | None, int | float]
 
@@ -57,50 +60,86 @@ def write(
       OutputError: the file cannot be written.
       WorkerError: a worker process was killed.
     """
-    texts = ((one.text_a, one.text_b, 0 if one.label is None else one.label) for one in examples)
-    chunks = parallel.chunked(texts, size=_CHUNK_EXAMPLES)
+    count = 0
+
+    def parts() -> Iterator[list[_Texts]]:
+        nonlocal count
+        texts = ((one.text_a, one.text_b, 0 if one.label is None else one.label) for one in examples)
+        for chunk in parallel.chunked(texts, size=_CHUNK_EXAMPLES):
+            count += len(chunk)
+            yield chunk
+
+    def told(results: Iterable[bytes]) -> Iterator[bytes]:
+        for done, result in enumerate(results, start=1):
+            yield result
+            made(min(done * _CHUNK_EXAMPLES, count))
+
     serializer = Serializer(tokenizer=tokenizer, max_seq_length=max_seq_length)
-
-    def rows(results: Iterable[list[bytes]]) -> Iterator[bytes]:
-        done = 0
-        for result in results:
-            yield from result
-            done += len(result)
-            made(done)
-
-    with closing(parallel.ordered(serializer, chunks, workers=workers)) as results:
-        return records.write(path, rows(results))
+    with closing(parallel.ordered(serializer, parts(), workers=workers)) as results:
+        records.write_framed(path, told(results))
+    return count
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Serializer:
-    """Makes of a chunk of texts their records."""
+    """Makes of a chunk of texts their records, as they stand in a file."""
 
     tokenizer: Tokenizer
     max_seq_length: int
+    _masks: dict[tuple[int, int], bytes] = field(default_factory=dict, init=False)
+    _begin: bytes = field(init=False)
+    _end: bytes = field(init=False)
+    _padding: bytes = field(init=False)
+    _pieces: Memo[bytes] | None = field(default=None, init=False)  # made where it is used: the memo of a process
 
-    def __call__(self, chunk: list[_Texts]) -> list[bytes]:
-        return [self._record(first, second, label) for first, second, label in chunk]
+    def __post_init__(self) -> None:
+        ids = (self.tokenizer.cls_id, self.tokenizer.sep_id, self.tokenizer.pad_id)
+        self._begin, self._end, self._padding = map(records.varint, ids)
+
+    def __call__(self, chunk: list[_Texts]) -> bytes:
+        return b"".join([records.framed(self._record(first, second, label)) for first, second, label in chunk])
 
     def _record(self, text_a: str, text_b: str | None, label: int | float) -> bytes:
-        tokenizer, length = self.tokenizer, self.max_seq_length
-        first = tokenizer.encode(text_a)
-        second = tokenizer.encode(text_b) if text_b else []
+        first, second = self._varints(text_a), self._varints(text_b) if text_b else b""
+        size_a, size_b = _count(first), _count(second)
+        if size_a + size_b > self.max_seq_length - SPECIAL_TOKENS:
+            first, second = self._cut(first, second)
+            size_a, size_b = _count(first), _count(second)
         if second:
-            keep_first, keep_second = kept(len(first), len(second), room=length - SPECIAL_TOKENS)
-            first, second = first[:keep_first], [*second[:keep_second], tokenizer.sep_id]
-        else:  # of an empty second text, too, the original makes a single one
-            first = first[: length - 2]
-        ids = [tokenizer.cls_id, *first, tokenizer.sep_id, *second]
-        used, padded = len(ids), length - len(ids)
-        values = records.varints(ids) + records.varints((tokenizer.pad_id,)) * padded
-        zeros = b"\0" * padded
-        return records.example(
-            *(records.entry_head("input_ids", len(values)), values),
-            *(records.entry_head("input_mask", length), b"\1" * used, zeros),
-            *(records.entry_head("segment_ids", length), b"\0" * (used - len(second)), b"\1" * len(second), zeros),
-            records.score("label_ids", label) if isinstance(label, float) else records.number("label_ids", label),
-        )
+            size_b += 1
+            second += self._end
+        used = size_a + 2 + size_b
+        ids = b"".join((self._begin, first, self._end, second, self._padding * (self.max_seq_length - used)))
+        masks = self._masks.get((used, size_b))
+        if masks is None:
+            masks = self._masks[used, size_b] = self._made_masks(used, size_b)
+        named = records.score("label_ids", label) if isinstance(label, float) else records.number("label_ids", label)
+        return records.example(records.entry_head("input_ids", len(ids)), ids, masks, named)
+
+    def _varints(self, text: str) -> bytes:
+        """The varints of a text's ids, put together from those of its chunks: no id is looked at one by one."""
+        if self._pieces is None:
+            self._pieces = Memo(lambda chunk: records.varints(self.tokenizer.encode(chunk)))
+        return b"".join(map(self._pieces.__getitem__, chunks(text)))
+
+    def _cut(self, first: bytes, second: bytes) -> tuple[bytes, bytes]:
+        """Texts that are too long, cut as the original cuts them; of an empty second text it makes a single one."""
+        ones = [_VARINT.findall(text) for text in (first, second)]
+        sizes = len(ones[0]), len(ones[1])
+        room = self.max_seq_length - SPECIAL_TOKENS
+        keep_a, keep_b = kept(*sizes, room=room) if second else (min(sizes[0], room + 1), 0)
+        return b"".join(ones[0][:keep_a]), b"".join(ones[1][:keep_b])
+
+    def _made_masks(self, used: int, size_b: int) -> bytes:
+        """The entries that depend on lengths alone; there are at most some thousand of them."""
+        zeros = b"\0" * (self.max_seq_length - used)
+        mask, segments = b"\1" * used + zeros, b"\0" * (used - size_b) + b"\1" * size_b + zeros
+        return records.entry("input_mask", mask) + records.entry("segment_ids", segments)
+
+
+def _count(ids: bytes) -> int:
+    """How many integers: a varint's last byte, and no other, is below 128."""
+    return len(ids.translate(None, _CONTINUED))
 
 
 def kept(first: int, second: int, *, room: int) -> tuple[int, int]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 
@@ -34,14 +36,28 @@ def write(path: str | Path, rows: Iterable[Row | bytes]) -> int:
     Raises:
       OutputError: the place cannot be written; whatever stood at `path` before still does.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
+    with _replacing(Path(path)) as file:
+        for row in rows:
+            file.write(framed(row if isinstance(row, bytes) else example(*_entries(row))))
+            count += 1
+    return count
+
+
+def write_framed(path: str | Path, parts: Iterable[bytes]) -> None:
+    """Writes what `framed` made, in parts of any number of records; raises OutputError as `write` does."""
+    with _replacing(Path(path)) as file:
+        for part in parts:
+            file.write(part)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block is left without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb", buffering=_BUFFER_BYTES) as file:
-            for row in rows:
-                file.write(framed(row if isinstance(row, bytes) else example(*_entries(row))))
-                count += 1
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -49,7 +65,6 @@ def write(path: str | Path, rows: Iterable[Row | bytes]) -> int:
         raise OutputError(f"{path} cannot be written ({error.strerror}); make room, or choose another place") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return count
 
 
 def framed(record: bytes) -> bytes:
@@ -72,7 +87,12 @@ def _checksum(content: bytes) -> bytes:
 def example(*entries: bytes) -> bytes:
     """A serialised Example of entries that `entry` made; several may be joined before."""
     content = b"".join(entries)
-    return _FIRST + varint(len(content)) + content
+    return _example_head(len(content)) + content
+
+
+@functools.lru_cache(maxsize=2**16)
+def _example_head(size: int) -> bytes:
+    return _FIRST + varint(size)
 
 
 def entry(name: str, values: bytes) -> bytes:

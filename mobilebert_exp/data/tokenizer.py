@@ -75,7 +75,7 @@ _PUNCTUATION = _CharacterMap(_set_apart)
 _PUNCTUATION_AND_ACCENTS = _CharacterMap(_set_apart_without_accents)
 
 
-class _Memo(dict[str, _T]):
+class Memo(dict[str, _T]):
     """What a rule makes of a chunk, made once; faster than `functools.lru_cache` where nearly all is found."""
 
     def __init__(self, rule: Callable[[str], _T]) -> None:
@@ -87,6 +87,13 @@ class _Memo(dict[str, _T]):
             self.clear()
         self[chunk] = found = self._rule(chunk)
         return found
+
+
+def chunks(text: str) -> list[str]:
+    """What stands between blanks, tabs and line ends."""
+    if text.isascii() and text.isprintable():  # then blanks are all that `split` can find, and it is the quickest
+        return text.split()
+    return _CHUNK.findall(text)
 
 
 def _chunk_words(chunk: str, lower_case: bool) -> Sequence[str]:
@@ -102,7 +109,7 @@ def _chunk_words(chunk: str, lower_case: bool) -> Sequence[str]:
 
 def basic_words(text: str, *, lower_case: bool) -> list[str]:
     """Words and punctuation marks of a text, before WordPiece (the original's `BasicTokenizer`)."""
-    return [word for chunk in _CHUNK.findall(text) for word in _chunk_words(chunk, lower_case)]
+    return [word for chunk in chunks(text) for word in _chunk_words(chunk, lower_case)]
 
 
 class Tokenizer:
@@ -126,7 +133,7 @@ class Tokenizer:
         self._longest_token = max(map(len, self.vocabulary))
         self._whole_words = {token: index for token, index in self._ids.items() if len(token) <= MAX_WORD_CHARS}
         self._continuing_pieces = {token[2:]: index for token, index in self._ids.items() if token.startswith("##")}
-        self._chunk_ids = _Memo(self._split_chunk)
+        self._chunk_ids = Memo(self._split_chunk)
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[object, ...]]:
         """Another process gets the vocabulary and a memo of its own."""
@@ -159,7 +166,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text's tokens."""
-        return list(itertools.chain.from_iterable(map(self._chunk_ids.__getitem__, _CHUNK.findall(text))))
+        return list(itertools.chain.from_iterable(map(self._chunk_ids.__getitem__, chunks(text))))
 
     def encode_chunks(self, chunks: Iterable[str]) -> list[tuple[int, ...]]:
         """Ids of each chunk's tokens; a chunk is a text without blanks, tabs and line ends."""
