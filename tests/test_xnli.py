@@ -145,6 +145,7 @@ def test_it_learns_from_one_language_and_is_judged_in_all(tmp_path: Path) -> Non
     glue_files.xnli(tmp_path / "xnli/xnli.test.tsv", {"zh": 6}, labelled=False, seed=2)
     settings = [
         *("task=xnli", "+preset=scratch", "task.max_seq_length=20", "tracking=none", "model.num_layers=1"),
+        "model.initialization=structured",
         *(f"data_root={tmp_path}", f"output_dir={tmp_path}/outputs", f"cache_dir={tmp_path}/cache"),
         *(f"task.train_file={tmp_path}/train.tsv", "task.global_batch_size=20"),
     ]
