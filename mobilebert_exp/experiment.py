@@ -338,16 +338,19 @@ class _Run:
             peak_memory_bytes=peak,
             paths={**outcome.paths, **({"bucket": str(self._mirror.place)} if self._mirror else {})},
         )
-        for folder in {self._run_dir, self._asked_dir}:  # a sweep looks where it sent the job, wherever that went on
-            if folder.is_dir():
-                write_json(folder / RESULT_FILE, dataclasses.asdict(result))
-        self._update_copy()
-        self._tracker.artifact(self._run_dir / RESULT_FILE)
+        self._write(result)
         self._tracker.end(state, reason=reason)
         if outcome.text:
             print(outcome.text)
         print(end_table(dataclasses.asdict(result), open_command=self._tracker.open_command()))
         return result
+
+    def _write(self, result: Result) -> None:
+        for folder in {self._run_dir, self._asked_dir}:  # a sweep looks where it sent the job, wherever that went on
+            if folder.is_dir():
+                write_json(folder / RESULT_FILE, dataclasses.asdict(result))
+        self._update_copy()
+        self._tracker.artifact(self._run_dir / RESULT_FILE)
 
     def _report(self, outcome: Outcome, *, peak_memory_bytes: int) -> None:
         """Tells the tracker the last figures and files."""
