@@ -27,8 +27,8 @@ QUESTIONS = 10_000
 TIMES = 10  # more of them for memory and for a second use: then about as many as SQuAD v1.1 has
 LENGTH, STRIDE, QUERY_LENGTH = 384, 128, 64
 ROW_LENGTH = 128
-ROWS = {"SST-2's size, one sentence": (20_000, 10, 0), "MRPC's size, two sentences": (5_000, 20, 20),
-        "QNLI's size, a question and a sentence": (5_000, 10, 28)}  # fmt: skip
+ROWS = {"SST-2's size, one sentence": (40_000, 10, 0), "MRPC's size, two sentences": (15_000, 20, 20),
+        "QNLI's size, a question and a sentence": (15_000, 10, 28)}  # fmt: skip
 OURS, PEER = "mobilebert_exp", "tf-models"
 MODULES = {OURS: "benchmarks.peers.our_features", PEER: "benchmarks.peers.tf_models_features"}
 SHARED_DATA = "MOBILEBERT_EXP_SHARED_DATA"

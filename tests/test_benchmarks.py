@@ -140,7 +140,7 @@ def test_every_benchmark_is_listed_and_explained(capsys: pytest.CaptureFixture[s
         (["startpu"], "startpu is not a benchmark; did you mean startup?"),
         (
             ["everything"],
-            "everything is not a benchmark; there are startup, first_step, step_time, features, input_pipeline",
+            f"everything is not a benchmark; there are {', '.join(command_line.BENCHMARKS)}",
         ),
         (["startup", "--rounds", "0"], "--rounds=0 is below 1; raise it"),
         (["--out", "/nowhere/at/all.json"], "--out=/nowhere/at/all.json: /nowhere/at is no folder that can be written"),

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 _BLOCK_CHARS = 2**19
 _BLANK = re.compile(r"[ \t\n\r]*")
+_MARKS = set(",:]} \t\n\r")
 _DECODER = json.JSONDecoder()
 
 
@@ -93,11 +94,10 @@ class _Text:
             except RecursionError:
                 raise NotStreamableError from None
             else:
-                if end < len(self._part):
-                    self._at = end
-                    return value
-                if not self._read():  # a number may go on in what was not read yet
-                    self._at = len(self._part)
+                size = end - self._at
+                # Without a mark behind it, a number may go on in what was not read yet: of 1.5 perhaps 1 or 1. is here.
+                if self._part[end : end + 1] in _MARKS or not self._read():
+                    self._at += size
                     return value
 
     def _read(self) -> bool:

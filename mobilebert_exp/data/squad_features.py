@@ -86,16 +86,22 @@ def write(
                 counts.add(example)
             yield _packed(chunk)
 
-    def rows(results: Iterable[list[bytes]]) -> Iterator[bytes]:
-        unique_ids = itertools.count(FIRST_UNIQUE_ID)
+    def told(results: Iterable[list[bytes]]) -> Iterator[list[bytes]]:
         for done, result in enumerate(results, start=1):
-            for entries in result:
-                yield records.example(records.entry("unique_ids", records.varint(next(unique_ids))), entries)
+            yield result
             made(min(done * _CHUNK_EXAMPLES, counts.examples))
 
     with closing(parallel.ordered(serializer, packed(), workers=workers)) as results:
-        counts.features = records.write(path, rows(results))
+        counts.features = records.write(path, _numbered(told(results)))
     return counts
+
+
+def _numbered(chunks: Iterable[list[bytes]]) -> Iterator[bytes]:
+    """The records of all chunks, with the ids that count them."""
+    unique_ids = itertools.count(FIRST_UNIQUE_ID)
+    for chunk in chunks:
+        for entries in chunk:
+            yield records.example(records.entry("unique_ids", records.varint(next(unique_ids))), entries)
 
 
 def _packed(examples: Iterable[SquadExample]) -> _Packed:

@@ -178,8 +178,7 @@ def windows(
 ) -> Iterator[Window]:
     """Yields the windows of each example in turn; for training without the examples that are not trainable.
 
-    Raises:
-      ConfigError: nothing of the paragraph fits beside a question, or the stride does not move.
+    Raises ConfigError where nothing of the paragraph fits beside a question, or the stride does not move.
     """
     words: tuple[str, ...] | None = None
     unique_ids = itertools.count(FIRST_UNIQUE_ID)
@@ -187,12 +186,11 @@ def windows(
         if training and not example.is_trainable:
             continue
         if example.words is not words:  # the questions of a paragraph come one after another, and share its words
-            words = example.words
-            context = Context.of(words, tokenizer)
+            context = Context.of(words := example.words, tokenizer)
         head = _head(example, tokenizer, max_seq_length=max_seq_length, max_query_length=max_query_length)
         answer = context.answer(example, tokenizer) if training and not example.is_impossible else None
-        spans = _spans(len(context.ids), room=max_seq_length - len(head) - 1, stride=doc_stride)
-        for doc_span_index, span in enumerate(spans):
+        room = max_seq_length - len(head) - 1
+        for doc_span_index, span in enumerate(_spans(len(context.ids), room=room, stride=doc_stride)):
             positions = _positions(answer, span, context_start=len(head))
             yield Window(
                 unique_id=next(unique_ids),
