@@ -98,3 +98,17 @@ def xnli(path: Path, languages: dict[str, int], *, labelled: bool = True, seed: 
         return "\t".join((spoken[number], label, "", "", "", "", *texts, *[""] * 11))
 
     table(path, XNLI_COLUMNS, row, count=len(spoken), seed=seed)
+
+
+def diagnostic(root: Path, *, count: int, seed: int = 9) -> None:
+    """AX with labels, and the same without."""
+    names = "Lexical Semantics\tPredicate-Argument Structure\tLogic\tKnowledge\tDomain\tPremise\tHypothesis\tLabel"
+
+    def texts(number: int, rng: random.Random) -> str:
+        return f"{sentence(rng, GOOD)}\t{sentence(rng, (BAD, GOOD, 'harp')[number % 3])}"
+
+    folder = root / "glue" / "diagnostic"
+    table(folder / "diagnostic-full.tsv", names, lambda n, rng: f"a\t\t\t\tNews\t{texts(n, rng)}\t{INFERENCE[n % 3]}",
+          count=count, seed=seed)  # fmt: skip
+    table(folder / "diagnostic.tsv", "index\tsentence1\tsentence2", lambda n, rng: f"{n}\t{texts(n, rng)}",
+          count=count, seed=seed)  # fmt: skip

@@ -305,3 +305,31 @@ def test_predictions_are_written_for_the_server(trained: tuple[Path, list[str]])
     predictions = json.loads((file.parent.parent / "predictions.json").read_text())
     assert {name: record["prediction"] for name, record in predictions.items()} == dict(rows[1:])
     assert all(0.5 <= record["probability"] <= 1 and "label" not in record for record in predictions.values())
+
+
+@pytest.mark.slow
+def test_a_model_of_mnli_is_judged_in_both_parts_and_by_the_diagnostic(tmp_path: Path) -> None:
+    glue_files.vocabulary(tmp_path)
+    glue_files.mnli(tmp_path, train=120, dev=(30, 21), test=(5, 4))
+    glue_files.diagnostic(tmp_path, count=30)
+    settings = [
+        *("task=glue", "+preset=scratch", "task.max_seq_length=20", "tracking=none", "model.num_layers=1"),
+        *(f"data_root={tmp_path}", f"output_dir={tmp_path}/outputs", f"cache_dir={tmp_path}/cache"),
+        *("task.global_batch_size=20", "task.num_train_epochs=20", "task.optimizer.learning_rate=5e-3"),
+    ]
+    ended = here(*settings, "task.dataset=mnli", f"hydra.run.dir={tmp_path}/run")
+    assert ended.code == 0, ended.err
+    metrics = json.loads((tmp_path / "run/result.json").read_text())["metrics"]
+    assert min(metrics["accuracy_matched"], metrics["accuracy_mismatched"]) >= 80
+    start = f"init.checkpoint={tmp_path}/run"
+    for mode, dataset in (("predict", "mnli"), ("evaluate", "ax"), ("predict", "ax")):
+        place = f"hydra.run.dir={tmp_path}/{mode}-{dataset}"
+        ended = here(f"mode={mode}", *settings, f"task.dataset={dataset}", start, place)
+        assert ended.code == 0, ended.err
+    judged = json.loads((tmp_path / "evaluate-ax/result.json").read_text())["metrics"]
+    assert judged["mcc"] >= 60 and judged["accuracy"] >= 75 and "glue_score" not in judged
+    written = {
+        file.name: len(file.read_text().splitlines())
+        for file in tmp_path.glob("predict-*/predictions/submission/*.tsv")
+    }
+    assert written == {"MNLI-m.tsv": 6, "MNLI-mm.tsv": 5, "AX.tsv": 31}
