@@ -1,6 +1,7 @@
-"""How fast paragraphs become token ids, against the tokenizers that could be used instead, and who equals the original.
+"""How fast paragraphs become token ids, against the original tokenizer; who else is fast, and who equals the original.
 
-The original is tf-models' Python port of BERT's tokenizer: what it gives is right.
+The original is tf-models' Python port of BERT's tokenizer: what it gives is right. Those that differ from it are shown
+beside, and are no part of the ratio.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from benchmarks.measurement import Comparison, Goal, in_turn
 from benchmarks.processes import answer_of, require
 
 ROUNDS = 3
-TARGET = 1.0
+TARGET = 8.0
 PARAGRAPHS = 2_000
 OURS, ORIGINAL = "mobilebert_exp", "tf-models, Python"
 NAMES = {OURS: "ours", ORIGINAL: "original", "tokenizers, Rust": "rust", "tensorflow-text": "tensorflow_text"}
@@ -46,9 +47,10 @@ def run(*, rounds: int, tell: Callable[[str], None]) -> list[Comparison]:
         Comparison(
             title=f"Tokenizers: ids of {PARAGRAPHS:,} paragraphs of {texts.WORDS_A_PARAGRAPH} words",
             ours=found[OURS],
-            peers=tuple(samples for who, samples in found.items() if who != OURS),
+            peers=(found[ORIGINAL],),
             goal=Goal.at_least,
             target=TARGET,
+            beside=tuple(samples for who, samples in found.items() if who not in (OURS, ORIGINAL)),
             notes=tuple(_differences(who, last) for who in NAMES if who != ORIGINAL),
         )
     ]
