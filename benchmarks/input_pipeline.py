@@ -57,5 +57,7 @@ def _compare(batch: int, length: int, folder: Path, *, rounds: int, tell: Callab
         peers=(found[CONSUMER],),
         goal=Goal.at_least,
         target=TARGET,
-        notes=(f"The pipeline's value is the mean of {BATCHES_A_TURN} batches.",),
+        notes=(
+            f"The pipeline's value: the mean of {BATCHES_A_TURN} batches, not of the first, which fills the shuffle.",
+        ),
     )

@@ -108,7 +108,7 @@ def test_examples_are_taken_as_they_are_needed(tmp_path: Path, few_a_chunk: None
         workers=2,
     )
     assert taken > 1000
-    assert max(ahead) <= 8 * 7, "eight chunks: those that decide whether processes are worth it, or two for each"
+    assert max(ahead) <= 12 * 7, "twelve chunks: those that decide whether processes are worth it, or two for each"
 
 
 # The task: its features from its files, through the cache.

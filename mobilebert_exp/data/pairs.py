@@ -120,6 +120,7 @@ class Serializer:
         """The varints of a text's ids, put together from those of its chunks: no id is looked at one by one."""
         if self._pieces is None:
             self._pieces = Memo(lambda chunk: records.varints(self.tokenizer.encode(chunk)))
+            self._pieces.update({word: records.varint(index) for word, index in self.tokenizer.plain_words()})
         return b"".join(map(self._pieces.__getitem__, chunks(text)))
 
     def _cut(self, first: bytes, second: bytes) -> tuple[bytes, bytes]:

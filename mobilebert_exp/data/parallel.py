@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from mobilebert_exp.errors import UserError, WorkerError
 
-_INLINE_CHUNKS = 8  # fewer are done before the first worker has started
+_INLINE_CHUNKS = 12  # fewer are done before the first worker has started
 _CHUNKS_A_WORKER = 2  # one in its hands and one waiting: enough to keep it busy, and all that is in memory
 _SERVE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from mobilebert_exp.data import parallel as p; p.serve()"

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -134,6 +134,7 @@ class Tokenizer:
         self._whole_words = {token: index for token, index in self._ids.items() if len(token) <= MAX_WORD_CHARS}
         self._continuing_pieces = {token[2:]: index for token, index in self._ids.items() if token.startswith("##")}
         self._chunk_ids = Memo(self._split_chunk)
+        self._chunk_ids.update({token: (index,) for token, index in self.plain_words()})
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[object, ...]]:
         """Another process gets the vocabulary and a memo of its own."""
@@ -171,6 +172,12 @@ class Tokenizer:
     def encode_chunks(self, chunks: Iterable[str]) -> list[tuple[int, ...]]:
         """Ids of each chunk's tokens; a chunk is a text without blanks, tabs and line ends."""
         return list(map(self._chunk_ids.__getitem__, chunks))
+
+    def plain_words(self) -> Iterator[tuple[str, int]]:
+        """Pieces that, found in a text between blanks, are themselves; most words of a text are among them."""
+        for token, index in self._whole_words.items():
+            if token.isascii() and token.isalnum() and not (self.lower_case and token != token.lower()):
+                yield token, index
 
     def ids(self, tokens: Iterable[str]) -> list[int]:
         """Ids of tokens that `tokens` returned."""
