@@ -49,12 +49,20 @@ def main(arguments: list[str]) -> int:
         started = time.monotonic()
         try:
             found, state = check(), "ok"
-        except UserError as problem:
-            found, state = str(problem), "fail"
+        except Exception as problem:  # a broken installation fails in any way, and the other checks still tell
+            found, state = _told(problem), "fail"
             failures += 1
         seconds = time.monotonic() - started
         print(f"{state:<4}  {name:<10}  {found}{f'  ({seconds:.1f} s)' if seconds >= 1 else ''}", flush=True)
     return 2 if failures else 0
+
+
+def _told(problem: Exception) -> str:
+    """One line with the remedy, also of what nobody foresaw."""
+    if isinstance(problem, UserError):
+        return str(problem)
+    reason = next(iter(str(problem).splitlines()), "")
+    return f"cannot be checked ({type(problem).__name__}: {reason}); install requirements/run.lock anew"
 
 
 def _asked(arguments: list[str]) -> Asked:

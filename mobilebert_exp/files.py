@@ -1,12 +1,46 @@
-"""Files that others read: seen whole or not at all."""
+"""Files that others read: seen whole or not at all, and made by one process at a time."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from mobilebert_exp.errors import OutputError
+
+log = logging.getLogger(__name__)
+SILENT_WAIT_S = 5.0
+
+
+@contextlib.contextmanager
+def making(target: Path) -> Iterator[None]:
+    """Lets one process at a time make what is to lie in the cache at `target`; says so where that takes a while.
+
+    Raises:
+      OutputError: the lock beside it cannot be written.
+    """
+    import filelock
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
+        try:
+            lock.acquire(timeout=SILENT_WAIT_S)
+        except filelock.Timeout:
+            log.warning("another process is making %s; waiting for it", target)
+            lock.acquire()
+    except OSError as problem:
+        raise OutputError(
+            f"cache_dir {target.parent} cannot be written ({problem.strerror}); make room, or choose another"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

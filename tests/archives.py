@@ -8,9 +8,11 @@ import zipfile
 from pathlib import Path
 
 
-def packed_zip(path: Path, files: dict[str, bytes], *, link: str = "") -> Path:
+def packed_zip(
+    path: Path, files: dict[str, bytes], *, link: str = "", compression: int = zipfile.ZIP_DEFLATED
+) -> Path:
     """A zip file; `link` is the name of a symbolic link in it."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+    with zipfile.ZipFile(path, "w", compression) as made:
         for name, content in files.items():
             made.writestr(name, content)
         if link:
@@ -21,8 +23,9 @@ def packed_zip(path: Path, files: dict[str, bytes], *, link: str = "") -> Path:
 
 
 def packed_tar(path: Path, files: dict[str, bytes], *, other: tarfile.TarInfo | None = None) -> Path:
-    """A tar.gz file; `other` is a member that is no file."""
-    with tarfile.open(path, "w:gz") as made:
+    """A tar file, compressed as its name says; `other` is a member that is no file."""
+    kind = path.suffix.removeprefix(".")
+    with tarfile.open(path, f"w:{'' if kind == 'tar' else kind}") as made:  # type: ignore[call-overload]
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)

@@ -23,6 +23,7 @@ class Publisher:
       ranges: whether it continues a file where it was cut.
       cuts: after how many bytes of content the next answers are cut off, one entry an answer.
       statuses: what the next requests are answered with instead of a file.
+      retry_after: how long to wait, as those answers tell it; "" leaves it out.
       tag: the ETag of everything; "" sends none.
       seen: `Range` of each request for a file, "" where it asked for the whole.
     """
@@ -32,6 +33,7 @@ class Publisher:
     ranges: bool = True
     cuts: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
+    retry_after: str = ""
     tag: str = '"first"'
     seen: list[str] = field(default_factory=list)
 
@@ -49,6 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = site.files.get(self.path)
         if site.statuses or content is None:
             self.send_response(site.statuses.pop(0) if site.statuses else 404)
+            if site.retry_after:
+                self.send_header("Retry-After", site.retry_after)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from archives import packed_tar, packed_zip
 
-from mobilebert_exp.errors import DataError
+from mobilebert_exp.errors import DataError, OutputError
 from mobilebert_exp.storage import archive
 
 CONTENT = random.Random(0).randbytes(3 * 2**20 + 17)
@@ -21,6 +23,7 @@ def _special(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.Tar
     return info
 
 
+SMALL = {"top/é.txt": b"a" * 300, "top/deep/b.txt": bytes(range(250))}
 FILES = {"top/a.txt": b"a", "top/deep/b.txt": CONTENT}
 
 
@@ -78,3 +81,45 @@ def test_a_truncated_archive_is_named(make: object, share: float, tmp_path: Path
     with pytest.raises(DataError, match=rf"^{packed} is damaged \(.+\); remove it, and fetch it again$"):
         archive.unpack(packed, tmp_path / "out")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name == "b.txt" or path.name.startswith(".")]
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "deflated.zip": lambda path: packed_zip(path, SMALL),
+    "lzma.zip": lambda path: packed_zip(path, SMALL, compression=zipfile.ZIP_LZMA),
+    "bzip2.zip": lambda path: packed_zip(path, SMALL, compression=zipfile.ZIP_BZIP2),
+    "stored.zip": lambda path: packed_zip(path, SMALL, compression=zipfile.ZIP_STORED),
+    **{f"x.{suffix}": lambda path: packed_tar(path, SMALL) for suffix in ("tar", "tar.gz", "tar.bz2", "tar.xz")},
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_whatever_byte_is_damaged_it_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+    """Bytes all over the file, one at a time; where the damage does no harm, the files come out."""
+    sound = MAKERS[name](tmp_path / name).read_bytes()
+    draw, damaged, told = random.Random(0), tmp_path / f"damaged-{name}", 0
+    places = sorted(draw.sample(range(len(sound)), min(len(sound), 250)))
+    for place in places:
+        content = bytearray(sound)
+        content[place] ^= draw.randrange(1, 256)
+        damaged.write_bytes(content)
+        try:
+            archive.unpack(damaged, tmp_path / "out")
+        except DataError as error:
+            assert str(error).startswith(f"{damaged} is ") and "\n" not in str(error)
+            told += 1
+        except OutputError as error:  # a name that the file system refuses, e.g. one that is a folder already
+            assert "\n" not in str(error)
+    assert told > 5
+
+
+def test_the_folder_is_named_where_it_cannot_be_written(tmp_path: Path) -> None:
+    packed = packed_zip(tmp_path / "x.zip", SMALL)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match=rf"^{tmp_path}/out/top cannot be written \(.+\); make room, or choose "):
+        archive.unpack(packed, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+def test_the_archive_is_named_where_it_cannot_be_read(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"^{tmp_path}/{name} is damaged \(.*No such file"):
+        archive.unpack(tmp_path / name, tmp_path / "out")

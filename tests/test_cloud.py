@@ -14,7 +14,7 @@ from mobilebert_exp import mirror
 from mobilebert_exp.data import cache, shared, sources
 from mobilebert_exp.errors import CheckpointError, DataError, StorageError
 from mobilebert_exp.storage import folders
-from mobilebert_exp.storage.bucket import Bucket
+from mobilebert_exp.storage.bucket import Bucket, RacedError
 from mobilebert_exp.storage.place import Place
 from mobilebert_exp.tracking import states
 from mobilebert_exp.tracking.base import RunState
@@ -194,6 +194,19 @@ def test_an_upload_that_fails_stops_no_training(
     cloud.faults.clear()
     copy.update()
     assert Bucket(BUCKET).stat((copy.place / "checkpoints/ckpt-1.index").name) is not None
+
+
+def test_a_lost_answer_is_no_race(cloud: Proxy, place: Place, tmp_path: Path) -> None:
+    _record(tmp_path, RunState.RUNNING, step=1)
+    copy = _mirror(place, tmp_path)
+    cloud.faults.append(Fault(pattern=r"POST /upload", kind="lost", times=1))
+    copy.claim()
+    copy.update()
+    assert cloud.faults[0].times == 0
+    assert Bucket(BUCKET).stat((copy.place / "checkpoints/ckpt-1.index").name) is not None
+    bucket = Bucket(BUCKET)
+    with pytest.raises(RacedError):
+        bucket.write((copy.place / "model.json").name, b"another's", generation=0)
 
 
 def test_a_bucket_that_is_not_there_is_told_before_training(cloud: Proxy, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import re
 import sqlite3
+import sys
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -73,6 +74,25 @@ def test_a_bucket_that_does_not_do(fault: Fault, text: str, cloud: Proxy, place:
     assert text in told
     if fault.pattern != "DELETE":
         assert Bucket(BUCKET).list(f"{place.name}/") == {}, "what could be written was removed"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bucket_whose_answer_is_lost(cloud: Proxy, place: Place, tmp_path: Path) -> None:
+    cloud.faults.append(Fault(pattern="POST /upload", kind="lost"))
+    ended = here("doctor", str(place), *_places(tmp_path))
+    assert (ended.code, _read(ended.out)["bucket"][0], cloud.faults[0].times) == (0, "ok", 0)
+    assert Bucket(BUCKET).list(f"{place.name}/") == {}
+
+
+def test_what_nobody_foresaw_ends_one_check_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_tensorflow", lambda: "not looked at")
+    monkeypatch.setitem(sys.modules, "tf_keras", None)
+    ended = here("doctor", *_places(tmp_path))
+    found = _read(ended.out)
+    assert (ended.code, ended.err, list(found)) == (2, "", CHECKS)
+    state, told = found["tf_keras"]
+    assert (state, told.endswith("; install requirements/run.lock anew")) == ("fail", True)
+    assert told.startswith("cannot be checked (ModuleNotFoundError: ")
 
 
 @pytest.mark.usefixtures("quick")

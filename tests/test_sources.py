@@ -14,7 +14,7 @@ from publisher import Publisher, publishing
 
 from mobilebert_exp.data import mrpc, publishers, sources
 from mobilebert_exp.data.publishers import Part
-from mobilebert_exp.errors import CheckpointError, DataError, UserError
+from mobilebert_exp.errors import CheckpointError, DataError, OutputError, UserError
 from mobilebert_exp.storage import archive, web
 from mobilebert_exp.storage.web import File
 
@@ -185,6 +185,17 @@ def test_a_run_in_an_archive(site: Publisher, tmp_path: Path) -> None:
         sources.checkpoint(f"{site.url}/nothing.tar.gz", cache_dir=tmp_path)
     with pytest.raises(CheckpointError, match=rf"^init.checkpoint={site.url}/file is no archive; give one of "):
         sources.checkpoint(f"{site.url}/file", cache_dir=tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(site: Publisher, tmp_path: Path) -> None:
+    """The lock's folder is there, and the lock cannot be: a folder of its name stands in the way, root or not."""
+    part = Part(file=File(address=f"{site.url}/X.zip"), member="X/train.tsv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publishers, "FILES", {"glue/X/train.tsv": part})
+        (tmp_path / "publishers/glue/X/.train.tsv.lock").mkdir(parents=True)
+        with pytest.raises(OutputError, match=rf"^cache_dir {tmp_path}/publishers/glue/X cannot be written \(.+\); "):
+            sources.find("glue/X/train.tsv", data_root="publishers", cache_dir=tmp_path)
+    assert site.seen == []
 
 
 def test_every_mistake_is_one_line(site: Publisher, tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from publisher import Publisher, publishing
 
+from mobilebert_exp import files
 from mobilebert_exp.errors import DataError, OutputError
 from mobilebert_exp.storage import web
 from mobilebert_exp.storage.web import File
@@ -109,6 +112,30 @@ def test_a_busy_server_is_asked_again(site: Publisher, tmp_path: Path) -> None:
     assert len(site.seen) == 4
 
 
+def test_a_server_that_asks_for_hours(
+    site: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", waited.append)
+    site.statuses, site.retry_after = [503, 429], "7200"
+    assert _fetch(site, tmp_path).read_bytes() == CONTENT
+    assert waited == [web.MOST_WAIT_S] * 2
+    assert caplog.text.count("the server asks to wait for 7200 s; waiting for 60 s") == 2
+
+
+def test_who_waits_for_another_process_says_so(
+    site: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(files, "SILENT_WAIT_S", 0.05)
+    with (tmp_path / ".file.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        later = threading.Timer(1.0, fcntl.flock, (held, fcntl.LOCK_UN))
+        later.start()
+        assert _fetch(site, tmp_path).read_bytes() == CONTENT
+        later.join()
+    assert f"another process is making {tmp_path}/file; waiting for it" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("statuses", "reason"),
     [([404], "HTTP 404 Not Found"), ([403], "HTTP 403 Forbidden"), ([503] * 99, "HTTP 503, again and again")],
@@ -169,6 +196,6 @@ def test_of_two_processes_one_fetches(site: Publisher, tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(site: Publisher, tmp_path: Path) -> None:
     (tmp_path / "below").write_text("a file")
     with pytest.raises(
-        OutputError, match=r"below/file cannot be written \(.+\); make room, or choose another cache_dir$"
+        OutputError, match=r"^cache_dir .+/below cannot be written \(.+\); make room, or choose another$"
     ):
         _fetch(site, tmp_path / "below")

@@ -9,18 +9,17 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mobilebert_exp.data import shared
 from mobilebert_exp.errors import DataError, OutputError
+from mobilebert_exp.files import making
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _CHEAP_BYTES = 64 * 2**20  # hashed whenever found, in about 0.1 s; of larger folders only the sizes are checked
-_SILENT_WAIT_S = 5.0
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 Metadata = dict[str, Any]
@@ -55,7 +54,7 @@ def cached(
         return folder, _metadata(folder)
     except _DamagedError:
         pass  # or absent: which of them is only certain under the lock
-    with _lock(folder):
+    with making(folder):
         try:
             return folder, _metadata(folder)
         except _DamagedError as damage:
@@ -87,26 +86,6 @@ def _folder(cache_dir: str | Path, key: Mapping[str, object]) -> Path:
 
 class _DamagedError(Exception):
     """A cached folder is not what was put there."""
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    import filelock
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
-        try:
-            lock.acquire(timeout=_SILENT_WAIT_S)
-        except filelock.Timeout:
-            _LOG.warning("another process is making %s; waiting for it", folder)
-            lock.acquire()
-    except OSError as error:
-        raise _output_error(folder.parent, error) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _build(folder: Path, *, key: Mapping[str, object], build: Callable[[Path], Metadata]) -> None:

@@ -9,18 +9,15 @@ import functools
 import hashlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mobilebert_exp import location
 from mobilebert_exp.data import mrpc, publishers
 from mobilebert_exp.errors import CheckpointError, DataError, OutputError
+from mobilebert_exp.files import making
 from mobilebert_exp.storage import archive, folders, web
 from mobilebert_exp.storage.bucket import Bucket
 from mobilebert_exp.storage.place import GS, Place, is_remote
-
-if TYPE_CHECKING:
-    import filelock
 
 PUBLISHERS = "publishers"  # as a `data_root`
 _DOWNLOADS = "downloads"
@@ -63,7 +60,7 @@ def _object(place: str, cache: Path) -> Path:
     if stored is None:
         raise DataError(f"{place} is not there; name another object, or upload it")
     target = cache / _DOWNLOADS / "gs" / source.bucket / _below(source)
-    with _lock(target):
+    with making(target):
         folders.fetch(bucket, stored, target)
     return target
 
@@ -98,7 +95,7 @@ def _published(relative: str, cache: Path) -> Path:
         raise DataError(f"{relative} is published nowhere that is known here; put it into a folder, and set data_root")
     if not part.member:
         return web.fetch(part.file, target, remedy=_remedy(relative))
-    with _lock(target):
+    with making(target):
         if not target.is_file():
             _unpack(part, relative, cache)
     return target
@@ -123,7 +120,7 @@ def _mrpc(target: Path, cache: Path) -> Path:
     """MRPC's file, made with the others of MRPC from what its publishers have."""
     if target.name not in ("train.tsv", "dev.tsv", "test.tsv"):
         raise DataError(f"{publishers.MRPC}/{target.name} is no file of MRPC's; there are train.tsv, dev.tsv, test.tsv")
-    with _lock(target.with_name("parts")):
+    with making(target.with_name("parts")):
         if not target.is_file():
             raw = {
                 name: web.fetch(
@@ -174,7 +171,7 @@ def _run_in_bucket(place: str, cache: Path) -> str:
     head, _, tail = source.name.rpartition("/")
     run, wanted = (Place(source.bucket, head), tail) if tail in (location.BEST, location.LAST) else (source, "")
     local = cache / _DOWNLOADS / "gs" / run.bucket / (_below(run) if run.name else "")
-    with _lock(local):
+    with making(local):
         moved = folders.download(run, local, wanted=lambda name: _belongs(name, wanted))
         if not moved.moved + moved.skipped:  # no run: the prefix of one checkpoint, beside which others lie
             folder = Place(run.bucket, head)
@@ -199,7 +196,7 @@ def _run_in_archive(address: str, cache: Path) -> str:
             f"init.checkpoint={address} is no archive; give one of {', '.join(archive.SUFFIXES)}, or a folder"
         )
     folder = packed.with_name(f"{packed.name}.unpacked")
-    with _lock(folder):
+    with making(folder):
         if not folder.is_dir():
             partial = folder.with_name(f".{folder.name}")
             shutil.rmtree(partial, ignore_errors=True)
@@ -213,14 +210,3 @@ def _inner(folder: Path) -> Path:
     runs = [found.parent for found in sorted(folder.rglob(location.FOLDER)) if found.is_dir()]
     prefixes = [found.with_suffix("") for found in sorted(folder.rglob("*.index"))]
     return runs[0] if len(runs) == 1 else prefixes[0] if len(prefixes) == 1 else folder
-
-
-def _lock(target: Path) -> filelock.BaseFileLock:
-    """Lets one process at a time make what is to lie there."""
-    import filelock
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(target.with_name(f".{target.name}.making"))
-    except OSError as problem:
-        raise OutputError(f"{target} cannot be written ({problem.strerror}); make room, or set cache_dir") from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -13,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mobilebert_exp.errors import DataError, OutputError
+from mobilebert_exp.errors import DataError, OutputError, UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_FILES = 100_000
 MOST_BYTES = 32 * 2**30  # of all files together as they come out, whatever the archive says
 _CHUNK_BYTES = 2**20
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+# What the libraries raise about content that is not what it should be; ValueError: names that are no text, bad offsets.
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, OSError, RuntimeError, ValueError, OverflowError),
+)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -47,7 +53,7 @@ def unpack(archive: Path, folder: Path, *, rename: Callable[[str], str | None] =
     """
     written: list[Path] = []
     room = MOST_BYTES
-    with _named(archive, folder), _members(archive) as members:
+    with _reading(archive), _members(archive) as members:
         for number, member in enumerate(members):
             if number >= MOST_FILES:
                 raise _refused(archive, f"it holds more than {MOST_FILES:,} files")
@@ -65,15 +71,15 @@ def _refused(archive: Path, why: str) -> DataError:
 
 
 @contextmanager
-def _named(archive: Path, folder: Path) -> Iterator[None]:
-    """Names the archive in whatever the libraries raise about what is in it, the folder in what the system raises."""
+def _reading(archive: Path) -> Iterator[None]:
+    """Names the archive in whatever is wrong with it."""
     try:
         yield
+    except UserError:
+        raise
+    except PermissionError as problem:
+        raise DataError(f"{archive} cannot be read ({problem.strerror}); name a readable file") from None
     except _DAMAGE as problem:
-        if isinstance(problem, OSError) and problem.errno is not None:
-            raise OutputError(
-                f"{folder} cannot be written ({problem.strerror}); make room, or choose another cache_dir"
-            ) from None
         text = str(problem) or type(problem).__name__
         raise DataError(f"{archive} is damaged ({text.splitlines()[0]}); remove it, and fetch it again") from None
 
@@ -119,19 +125,30 @@ def _inside(folder: Path, name: str, *, archive: Path) -> Path:
 
 def _write(member: _Member, target: Path, *, room: int, archive: Path) -> int:
     """Copies one file, whole or not at all; returns its bytes."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     size = 0
     try:
-        with member.open() as stream, partial.open("wb") as out:
-            while chunk := stream.read(_CHUNK_BYTES):
-                size += len(chunk)
-                if size > room:
-                    raise _refused(archive, f"its files have more than {MOST_BYTES // 2**30} GiB")
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as out:
+                for chunk in _chunks(member, archive):
+                    size += len(chunk)
+                    if size > room:
+                        raise _refused(archive, f"its files have more than {MOST_BYTES // 2**30} GiB")
+                    out.write(chunk)
+                out.flush()
+                os.fsync(out.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as problem:  # of the target alone: what reading raises has become a DataError
+        raise OutputError(
+            f"{target.parent} cannot be written ({problem.strerror}); make room, or choose another cache_dir"
+        ) from None
     return size
+
+
+def _chunks(member: _Member, archive: Path) -> Iterator[bytes]:
+    with _reading(archive), member.open() as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk

@@ -42,6 +42,12 @@ class Stored:
         """Whether a local file has the same content."""
         return file.stat().st_size == self.size and crc32c(file) == self.crc32c
 
+    def holds(self, content: bytes) -> bool:
+        """Whether this is the content."""
+        import google_crc32c
+
+        return (len(content), _shown(google_crc32c.Checksum(content))) == (self.size, self.crc32c)
+
 
 def crc32c(file: Path) -> str:
     """The checksum of a file, in base64."""
@@ -51,6 +57,10 @@ def crc32c(file: Path) -> str:
     with file.open("rb") as stream:
         while chunk := stream.read(2**20):
             checksum.update(chunk)
+    return _shown(checksum)
+
+
+def _shown(checksum: Any) -> str:
     return base64.b64encode(checksum.digest()).decode()
 
 
@@ -94,19 +104,32 @@ class Bucket:
     def write(self, name: str, content: bytes, *, generation: int) -> int:
         """Writes a small object over the given generation of it; returns the new one.
 
+        Where an answer was lost, the library writes once more and meets what it wrote itself: that is no race.
+
         Raises:
-          RacedError: another generation lies there.
+          RacedError: another generation lies there, with another content.
         """
-        with self._refusals(name):
-            blob = self._bucket.blob(name)
-            blob.upload_from_string(content, if_generation_match=generation, checksum="crc32c", **self._policy)
+        try:
+            with self._refusals(name):
+                blob = self._bucket.blob(name)
+                blob.upload_from_string(content, if_generation_match=generation, checksum="crc32c", **self._policy)
+        except RacedError:
+            now = self.stat(name)
+            if now is None or not now.holds(content):
+                raise
+            return now.generation
         return int(blob.generation)
 
     def upload(self, file: Path, name: str, *, generation: int) -> None:
         """Writes a file over the given generation; raises RacedError as `write` does."""
-        with self._refusals(name):
-            blob = self._bucket.blob(name)
-            blob.upload_from_filename(str(file), if_generation_match=generation, checksum="crc32c", **self._policy)
+        try:
+            with self._refusals(name):
+                blob = self._bucket.blob(name)
+                blob.upload_from_filename(str(file), if_generation_match=generation, checksum="crc32c", **self._policy)
+        except RacedError:
+            now = self.stat(name)
+            if now is None or not now.equals(file):
+                raise
 
     def download(self, found: Stored, file: Path) -> None:
         """Writes one generation of an object into a file.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mobilebert_exp.errors import OutputError, StorageError
-from mobilebert_exp.storage.bucket import RETRY_S, Bucket, DamagedError, RacedError, Stored
+from mobilebert_exp.storage.bucket import RETRY_S, Bucket, DamagedError, Stored
 from mobilebert_exp.storage.place import Place
 
 WORKERS = 8
@@ -62,12 +62,7 @@ def _send(bucket: Bucket, file: Path, name: str, there: dict[str, Stored]) -> in
     seen = there.get(name)
     if seen is not None and seen.equals(file):
         return None
-    try:
-        bucket.upload(file, name, generation=seen.generation if seen else 0)
-    except RacedError:
-        now = bucket.stat(name)  # ours, if an answer was lost and the library sent it again; or another's equal one
-        if now is None or not now.equals(file):
-            raise
+    bucket.upload(file, name, generation=seen.generation if seen else 0)
     return file.stat().st_size
 
 

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.errors import DataError, OutputError
-from mobilebert_exp.files import write_json
+from mobilebert_exp.files import making, write_json
 
 if TYPE_CHECKING:
     import requests
+    from urllib3.util import Retry
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = (10.0, 60.0)  # to connect, and between two packets
 CONNECTIONS, ANSWERS = 2, 5  # how often a connection, or an answer 429 or 5xx, is tried again before it is a failure
 CUTS = 5  # how often in a row a transfer may end without a new byte
 BACKOFF_S = 0.5
+MOST_WAIT_S = 60.0  # whatever a server asks for in Retry-After
 CHUNK_BYTES = 2**16  # what is lost of a transfer when it is cut
 
 
@@ -51,11 +53,8 @@ def fetch(file: File, target: Path, *, remedy: str) -> Path:
       DataError: it cannot be had, or is not what it should be.
       OutputError: the place cannot be written.
     """
-    import filelock
-
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(_beside(target, "lock")):
+        with making(target):
             if not _is_there(file, target):
                 _fetch(file, target, remedy=remedy)
     except OSError as problem:
@@ -169,9 +168,8 @@ def _transfer(file: File, partial: Path) -> None:
 def _session() -> requests.Session:
     import requests
     from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
 
-    policy = Retry(
+    policy = _patience(
         total=CONNECTIONS + ANSWERS,
         connect=CONNECTIONS,
         read=CONNECTIONS,
@@ -184,6 +182,21 @@ def _session() -> requests.Session:
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=policy))
     return session
+
+
+def _patience(**settings: Any) -> Retry:
+    """A policy that waits as long as a server asks for, but not for ever, and says so."""
+    from urllib3.util import Retry
+
+    class Patience(Retry):
+        def get_retry_after(self, response: Any) -> float | None:
+            asked = super().get_retry_after(response)
+            if not asked:
+                return None
+            log.warning("the server asks to wait for %.0f s; waiting for %.0f s", asked, min(asked, MOST_WAIT_S))
+            return min(asked, MOST_WAIT_S)
+
+    return Patience(**settings)
 
 
 def _attempt(session: requests.Session, file: File, partial: Path, show: Any) -> None:
