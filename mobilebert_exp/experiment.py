@@ -75,21 +75,29 @@ def run(
       UserError: a mistake that the user can mend.
       RunStopped: a signal asked it to stop; what it had is saved.
     """
+    with shared.at(config.shared_cache), StopRequest().listening() as stop:
+        with stop.at_once():
+            config, task = _assembled(config)
+            if config.mode is Mode.plan:
+                return _plan(config, task, run_dir=Path(run_dir), overrides=overrides, stop=stop)
+            opened = _Run(
+                config,
+                task,
+                run_dir=Path(run_dir),
+                overrides=overrides,
+                sweep_dir=sweep_dir,
+                uri=tracking_uri,
+                tf_config=tf_config,
+                stop=stop,
+            )
+        return opened.execute()
+
+
+def _assembled(config: ExperimentConfig) -> tuple[ExperimentConfig, Task]:
+    """The task, and the configuration with what was left open."""
     config = dataclasses.replace(config, cache_dir=str(Path(config.cache_dir or DEFAULT_CACHE).expanduser().resolve()))
-    with shared.at(config.shared_cache):
-        task = registry.create_task(config)
-        config = dataclasses.replace(config, model=_resolved_model(config, task))
-        if config.mode is Mode.plan:
-            return _plan(config, task, run_dir=Path(run_dir), overrides=overrides)
-        return _Run(
-            config,
-            task,
-            run_dir=Path(run_dir),
-            overrides=overrides,
-            sweep_dir=sweep_dir,
-            uri=tracking_uri,
-            tf_config=tf_config,
-        ).execute()
+    task = registry.create_task(config)
+    return dataclasses.replace(config, model=_resolved_model(config, task)), task
 
 
 def _resolved_model(config: ExperimentConfig, task: Task) -> Any:
@@ -109,9 +117,11 @@ def _check_checkpoint(config: ExperimentConfig) -> None:
         location.check(sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir))
 
 
-def _plan(config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Sequence[str]) -> Result:
+def _plan(
+    config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Sequence[str], stop: StopRequest
+) -> Result:
     _check_checkpoint(config)
-    job = Job(config=config, task=task, run_dir=run_dir, tracker=_tracker(config, None), stop=StopRequest())
+    job = Job(config=config, task=task, run_dir=run_dir, tracker=_tracker(config, None), stop=stop)
     outcome = registry.runner(Mode.plan).run(job)
     print(outcome.text)
     return Result(
@@ -167,8 +177,9 @@ class _Run:
         sweep_dir: str | Path | None,
         uri: str | None,
         tf_config: str | None,
+        stop: StopRequest,
     ) -> None:
-        self._config, self._task = config, task
+        self._config, self._task, self._stop = config, task, stop
         self._overrides, self._sweep_dir = list(overrides), sweep_dir
         self._digests = dict(task.digests())
         self._identity = states.identity(
@@ -235,13 +246,14 @@ class _Run:
                 f"cannot write {problem.filename}: {problem.strerror}; set output_dir elsewhere"
             ) from None
         if self._mirror:
-            self._mirror.claim()
-        with states.alive(self._run_dir), StopRequest().listening() as stop:
+            with self._stop.at_once():
+                self._mirror.claim()
+        with states.alive(self._run_dir):
             self._open()
             try:
-                job = self._job(stop)
-                outcome = registry.runner(self._config.mode).run(job)
-                stop.check()
+                with self._stop.at_once():
+                    outcome = registry.runner(self._config.mode).run(self._job())
+                self._stop.check()
             except RunStopped as stopped:
                 state = RunState.PREEMPTED if stopped.signal_number == 15 else RunState.KILLED
                 self._close(state, reason=str(stopped))
@@ -252,13 +264,13 @@ class _Run:
                 raise
             return self._close(RunState.FINISHED, outcome=outcome)
 
-    def _job(self, stop: StopRequest) -> Job:
+    def _job(self) -> Job:
         return Job(
             config=self._config,
             task=self._task,
             run_dir=self._run_dir,
             tracker=self._tracker,
-            stop=stop,
+            stop=self._stop,
             saved=self._update_copy,
         )
 

@@ -109,6 +109,15 @@ def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
     assert not any(map(_is_alive, _workers(tmp_path))), "at once, not when the garbage is collected"
 
 
+def test_a_signal_to_all_processes_of_a_job_is_not_the_workers(tmp_path: Path) -> None:
+    with closing(parallel.ordered(workloads.Traced(tmp_path), _chunks(200), workers=2)) as results:
+        taken = [next(results)]
+        for process in _workers(tmp_path) - {os.getpid()}:
+            os.kill(process, signal.SIGTERM)
+        taken += results
+    assert len(taken) == 40
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

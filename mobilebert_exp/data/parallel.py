@@ -152,7 +152,8 @@ _REMEDY = "start again, with more memory if the system ran out of it; nothing ha
 
 def serve() -> None:
     """The worker's side: reads the work, then chunks, from standard input, and answers each on standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # to all processes of a job: the other side's to handle, who ends us
+        signal.signal(number, signal.SIG_IGN)
     has_ended = contextlib.suppress(EOFError, BrokenPipeError, pickle.UnpicklingError)  # the other side
     with has_ended, os.fdopen(os.dup(sys.stdout.fileno()), "wb") as results:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing printed gets among the answers

@@ -20,26 +20,51 @@ from mobilebert_exp.tracking.base import Tracker
 
 
 class StopRequest:
-    """Remembers that SIGTERM or Ctrl-C arrived, so that the loop can save and leave; a second one leaves at once."""
+    """Hears SIGTERM and Ctrl-C. A signal is remembered, for the loop to save and leave, or ends `at_once`.
+
+    A second one ends the run wherever it is.
+    """
 
     def __init__(self) -> None:
         self.signal_number = 0
+        self._is_at_once = False
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
         """Handles the signals inside the block and restores the handlers after it."""
         numbers = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, self._remember) for number in numbers]
+        before = [signal.signal(number, self._arrived) for number in numbers]
         try:
             yield self
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
 
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal_number:
+    def _arrived(self, number: int, _frame: FrameType | None) -> None:
+        is_second, self.signal_number = bool(self.signal_number), self.signal_number or number
+        if is_second or self._is_at_once:
             raise RunStopped(number)
-        self.signal_number = number
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside the block a signal raises `RunStopped` where it arrives; so does, here, one that came before."""
+        with self._set(is_at_once=True):
+            self.check()
+            yield
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside the block, which looks for itself, a signal is remembered."""
+        with self._set(is_at_once=False):
+            yield
+
+    @contextmanager
+    def _set(self, *, is_at_once: bool) -> Iterator[None]:
+        before, self._is_at_once = self._is_at_once, is_at_once
+        try:
+            yield
+        finally:
+            self._is_at_once = before
 
     def check(self) -> None:
         """Raises `RunStopped` if a signal has arrived."""
@@ -56,7 +81,7 @@ class Job:
       task: built from `config.task`.
       run_dir: absolute; exists.
       tracker: started.
-      stop: asked between loops.
+      stop: ends the runner where it is; what must first be saved is `held`, and asks between loops.
       saved: called whenever a checkpoint is whole on disk.
     """
 

@@ -46,7 +46,6 @@ def _prepared(job: Job, split: Split) -> Prepared:
     features = job.task.features(split, limit=limit)
     folder = features.files[0].parent
     given = shared.give(folder)
-    job.stop.check()
     return Prepared(
         split=split,
         features=features,

@@ -38,7 +38,8 @@ def run(job: Job) -> Outcome:
         job.task.features(Split.dev, limit=job.config.trainer.limit_eval)
         training = _Training(job, features)
         prepared = time.monotonic()
-        training.run()
+        with job.stop.held():
+            training.run()
         trained = time.monotonic()
         evaluation = training.last_evaluation
     return Outcome(
