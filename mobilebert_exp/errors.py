@@ -3,6 +3,7 @@
     UserError (ValueError)        one line, exit code 2: what, where, remedy
     ├── ConfigError               a setting, or a combination of settings, that cannot work
     ├── DataError                 an input file that is missing, malformed or of another kind
+    │   └── MissingDataError      one that is not there at all, or a part that a data set does not have
     ├── CheckpointError           a checkpoint that is missing, torn or of another model
     ├── OutputError               a place that cannot be written (rights, space)
     ├── StorageError              a bucket that refuses, or cannot be reached
@@ -27,6 +28,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """An input file that is missing, malformed or of another kind."""
+
+
+class MissingDataError(DataError):
+    """An input file that is not there, or a part that a data set does not have; `mode=prepare` does without."""
 
 
 class CheckpointError(UserError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -16,9 +17,10 @@ from typing import Any
 from mobilebert_exp import location, mirror, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
 from mobilebert_exp.data import shared, sources
-from mobilebert_exp.errors import ConfigError, DivergedError, OutputError, RunStopped, UserError
+from mobilebert_exp.errors import ConfigError, DivergedError, OutputError, RunStopped, StorageError, UserError
 from mobilebert_exp.files import write_json
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
+from mobilebert_exp.storage.place import Place
 from mobilebert_exp.tasks.base import Task
 from mobilebert_exp.tracking import provenance, states
 from mobilebert_exp.tracking.base import RunInfo, RunState, Tracker
@@ -191,15 +193,11 @@ class _Run:
         self._worker = worker_index(config, tf_config)
         self._asked_dir = (run_dir / f"worker-{self._worker}" if self._worker else run_dir).resolve()
         unfinished = self._unfinished()
-        self._run_dir = unfinished.run_dir.resolve() if unfinished else self._asked_dir
+        self._run_dir = ((unfinished and unfinished.run_dir) or self._asked_dir).resolve()
         self._resume_id = unfinished.run_id if unfinished else ""
-        elsewhere = None if unfinished else self._unfinished_elsewhere()
-        if elsewhere:
-            self._resume_id = elsewhere.run_id
-        if not unfinished and not elsewhere:  # which have weights of their own
+        if not unfinished:  # which has weights of its own
             _check_checkpoint(config)
-        self._mirror = self._copy(elsewhere)
-        self._update_copy = self._mirror.update if self._mirror else lambda: None
+        self._mirror = self._copy(unfinished.place if unfinished else None)
         self._tracker = _tracker(config, uri, worker=self._worker)
         self._noting = threading.Thread(target=self._note_run_id, daemon=True)
         self._closing = threading.Event()
@@ -209,31 +207,24 @@ class _Run:
         several = self._config.hardware.distribution is Distribution.multi_worker  # each has a part of its own to find
         return self._config.resume is not Resume.never and self._config.mode is Mode.train and not several
 
-    def _unfinished_elsewhere(self) -> mirror.Elsewhere | None:
-        """The run that another machine left unfinished, its files fetched."""
-        if self._config.upload_to is None or not self._may_continue():
-            return None
-        found = mirror.find_unfinished(self._config.upload_to, identity=self._identity)
-        if found:
-            log.info("continuing the unfinished run %s; resume=never starts afresh", found.place)
-            mirror.restore(found, self._run_dir)
-        return found
-
-    def _copy(self, elsewhere: mirror.Elsewhere | None) -> mirror.Mirror | None:
+    def _copy(self, place: Place | None) -> mirror.Mirror | None:
         """The run's copy in a bucket, if it is to have one; the chief's alone."""
         if self._config.upload_to is None or self._worker:
             return None
         inside = self._run_dir.is_relative_to(self._output_dir)
         name = self._run_dir.relative_to(self._output_dir).as_posix() if inside else self._run_dir.name
-        place = elsewhere.place if elsewhere else None
         return mirror.Mirror(self._config.upload_to, self._run_dir, identity=self._identity, place=place, name=name)
 
-    def _unfinished(self) -> states.Unfinished | None:
+    def _unfinished(self) -> mirror.Unfinished | None:
+        """The run to go on with, its files fetched where another machine left it."""
         if not self._may_continue():
             return None
-        found = states.find_unfinished(self._output_dir, identity=self._identity)
-        if found:
-            log.info("continuing the unfinished run in %s; resume=never starts afresh", found.run_dir)
+        found = mirror.find_unfinished(self._config.upload_to, self._output_dir, identity=self._identity)
+        if found is None:
+            return None
+        log.info("continuing the unfinished run %s; resume=never starts afresh", found.run_dir or found.place)
+        if found.run_dir is None and found.place is not None:
+            mirror.restore(found.place, self._asked_dir)
         return found
 
     def execute(self) -> Result:
@@ -245,10 +236,8 @@ class _Run:
             raise OutputError(
                 f"cannot write {problem.filename}: {problem.strerror}; set output_dir elsewhere"
             ) from None
-        if self._mirror:
-            with self._stop.at_once():
-                self._mirror.claim()
-        with states.alive(self._run_dir):
+        claimed = self._mirror.claimed() if self._mirror else contextlib.nullcontext()
+        with claimed, states.alive(self._run_dir):
             self._open()
             try:
                 with self._stop.at_once():
@@ -271,7 +260,7 @@ class _Run:
             run_dir=self._run_dir,
             tracker=self._tracker,
             stop=self._stop,
-            saved=self._update_copy,
+            saved=self._mirror.update if self._mirror else lambda: None,
         )
 
     def _open(self) -> None:
@@ -325,6 +314,9 @@ class _Run:
         """Writes `result.json`, sends the artifacts, closes the run and shows the end.
 
         A run that failed of what the user can mend goes on from its checkpoint, if it has one, with the same command.
+
+        Raises:
+          StorageError: the run finished, and its copy in the bucket did not.
         """
         outcome = outcome or Outcome()
         self._closing.set()
@@ -348,21 +340,33 @@ class _Run:
             metrics=outcome.metrics,
             timings={**outcome.timings, "total_s": time.monotonic() - self._started},
             peak_memory_bytes=peak,
-            paths={**outcome.paths, **({"bucket": str(self._mirror.place)} if self._mirror else {})},
+            paths=dict(outcome.paths),
         )
-        self._write(result)
+        missed = self._write(result)
         self._tracker.end(state, reason=reason)
         if outcome.text:
             print(outcome.text)
         print(end_table(dataclasses.asdict(result), open_command=self._tracker.open_command()))
+        if missed and state is RunState.FINISHED:
+            raise StorageError(f"the run finished, {missed}")
         return result
 
-    def _write(self, result: Result) -> None:
+    def _write(self, result: Result) -> str:
+        """Writes the result, and copies the folder for the last time; returns why that failed, "" if it did not."""
+        missed = ""
+        if self._mirror:
+            result.paths["bucket"] = str(self._mirror.place)
+            self._write_files(result)
+            if reason := self._mirror.finish():
+                missed = f"its copy in {result.paths.pop('bucket')} did not: {reason}"
+        self._write_files(result)
+        self._tracker.artifact(self._run_dir / RESULT_FILE)
+        return missed
+
+    def _write_files(self, result: Result) -> None:
         for folder in {self._run_dir, self._asked_dir}:  # a sweep looks where it sent the job, wherever that went on
             if folder.is_dir():
                 write_json(folder / RESULT_FILE, dataclasses.asdict(result))
-        self._update_copy()
-        self._tracker.artifact(self._run_dir / RESULT_FILE)
 
     def _report(self, outcome: Outcome, *, peak_memory_bytes: int) -> None:
         """Tells the tracker the last figures and files."""

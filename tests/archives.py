@@ -8,9 +8,7 @@ import zipfile
 from pathlib import Path
 
 
-def packed_zip(
-    path: Path, files: dict[str, bytes], *, link: str = "", compression: int = zipfile.ZIP_DEFLATED
-) -> Path:
+def packed_zip(path: Path, files: dict[str, bytes], *, link: str = "", compression: int = zipfile.ZIP_DEFLATED) -> Path:
     """A zip file; `link` is the name of a symbolic link in it."""
     with zipfile.ZipFile(path, "w", compression) as made:
         for name, content in files.items():

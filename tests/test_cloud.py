@@ -1,4 +1,4 @@
-"""What stands on buckets: data and checkpoints read from them, a cache that is shared, runs that go on elsewhere."""
+"""What stands on buckets: data and checkpoints read from them, a cache that is shared."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 from cloud import BUCKET
 from command_line import here
-from faults import Fault, Proxy
+from faults import Proxy
 
-from mobilebert_exp import mirror
 from mobilebert_exp.data import cache, shared, sources
-from mobilebert_exp.errors import CheckpointError, DataError, StorageError
+from mobilebert_exp.errors import CheckpointError, DataError
 from mobilebert_exp.storage import folders
-from mobilebert_exp.storage.bucket import Bucket, RacedError
+from mobilebert_exp.storage.bucket import Bucket
 from mobilebert_exp.storage.place import Place
-from mobilebert_exp.tracking import states
-from mobilebert_exp.tracking.base import RunState
-
-SHORT_S = 1.0
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -133,85 +128,3 @@ def test_a_shared_folder_that_is_not_whole_is_built_here(spoil: str, cloud: Prox
         shared.give(there)
         _features(tmp_path / "third", built)
     assert len(built) == 2, "mended in the bucket too"
-
-
-def _record(run_dir: Path, state: RunState, *, step: int) -> None:
-    """A run's folder after a step, one checkpoint kept."""
-    checkpoints = run_dir / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    for old in checkpoints.glob("ckpt-*"):
-        old.unlink()
-    (checkpoints / f"ckpt-{step}.index").write_text(str(step))
-    (checkpoints / "checkpoint").write_text(f"ckpt-{step}")
-    (run_dir / "model.json").write_text("{}")
-    (run_dir / "big.log").write_text("not needed to go on")
-    states.write(run_dir, identity="abc", state=state, run_id="run-1")
-
-
-def _mirror(place: Place, run_dir: Path, *, at: Place | None = None) -> mirror.Mirror:
-    return mirror.Mirror(str(place), run_dir, identity="abc", place=at, name="task/today")
-
-
-def test_a_run_goes_on_on_another_machine(cloud: Proxy, place: Place, tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    _record(here, RunState.RUNNING, step=1)
-    first = _mirror(place, here)
-    assert mirror.find_unfinished(str(place), identity="abc") is None
-    first.claim()
-    first.update()
-    _record(here, RunState.RUNNING, step=2)
-    first.update()
-    kept = [name for name in Bucket(BUCKET).list(place.name) if "ckpt" in name]
-    assert kept == [f"{place.name}/task/today/checkpoints/ckpt-2.index"], "what the run no longer keeps is gone"
-
-    found = mirror.find_unfinished(str(place), identity="abc")
-    assert found is not None and (found.place, found.run_id) == (place / "task/today", "run-1")
-    mirror.restore(found, there)
-    assert folders.files_of(there) == ["checkpoints/checkpoint", "checkpoints/ckpt-2.index", "model.json", "state.json"]
-    assert mirror.find_unfinished(str(place), identity="another") is None
-
-    second = _mirror(place, there, at=found.place)
-    second.claim()
-    _record(there, RunState.FINISHED, step=3)
-    second.update()
-    _record(here, RunState.RUNNING, step=9)
-    first.update()  # it was thought dead, and is not: it must not touch what the other has taken over
-    assert mirror.find_unfinished(str(place), identity="abc") is None, "finished"
-    assert json.loads(Bucket(BUCKET).read((found.place / "state.json").name))["state"] == "FINISHED"
-    assert Bucket(BUCKET).stat((found.place / "checkpoints/ckpt-9.index").name) is None
-
-
-def test_an_upload_that_fails_stops_no_training(
-    cloud: Proxy, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(mirror, "RETRY_S", SHORT_S)
-    _record(tmp_path, RunState.RUNNING, step=1)
-    copy = _mirror(place, tmp_path)
-    copy.claim()
-    cloud.faults.append(Fault(pattern="", kind="status", status=403, times=10**6))
-    copy.update()
-    assert f"not uploaded this time: {place}/" in caplog.text
-    cloud.faults.clear()
-    copy.update()
-    assert Bucket(BUCKET).stat((copy.place / "checkpoints/ckpt-1.index").name) is not None
-
-
-def test_a_lost_answer_is_no_race(cloud: Proxy, place: Place, tmp_path: Path) -> None:
-    _record(tmp_path, RunState.RUNNING, step=1)
-    copy = _mirror(place, tmp_path)
-    cloud.faults.append(Fault(pattern=r"POST /upload", kind="lost", times=1))
-    copy.claim()
-    copy.update()
-    assert cloud.faults[0].times == 0
-    assert Bucket(BUCKET).stat((copy.place / "checkpoints/ckpt-1.index").name) is not None
-    bucket = Bucket(BUCKET)
-    with pytest.raises(RacedError):
-        bucket.write((copy.place / "model.json").name, b"another's", generation=0)
-
-
-def test_a_bucket_that_is_not_there_is_told_before_training(cloud: Proxy, tmp_path: Path) -> None:
-    copy = mirror.Mirror("gs://no-bucket/runs", tmp_path, identity="abc", place=None, name="task/today")
-    with pytest.raises(
-        StorageError, match=r"^gs://no-bucket/runs/task/today/owner.json is not there; check the bucket"
-    ):
-        copy.claim()

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import glue_files
 import pytest
 import toy
 from cloud import BUCKET
@@ -15,7 +16,7 @@ from fakes import FakeTracker
 from faults import Fault, Proxy
 
 from mobilebert_exp.data import records
-from mobilebert_exp.errors import DataError
+from mobilebert_exp.errors import MissingDataError
 from mobilebert_exp.runners import prepare
 from mobilebert_exp.runners.base import Job, StopRequest
 from mobilebert_exp.storage.bucket import Bucket
@@ -107,15 +108,53 @@ class _WithoutPredict(toy.ToyTask):
 
     def features(self, split: Split, *, limit: int | None = None) -> Features:
         if split is Split.predict:
-            raise DataError("test.tsv is not there; name a readable file")
+            raise MissingDataError("test.tsv is not there; name a readable file")
         return super().features(split, limit=limit)
 
 
 def test_a_part_that_the_data_do_not_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
     config = toy.experiment(trainer__limit_eval=5)
     task: Any = _WithoutPredict(config=config.task, folder=tmp_path)
     job = Job(config=config, task=task, run_dir=tmp_path, tracker=toy.started(FakeTracker()), stop=StopRequest())
     outcome = prepare.run(job)
     assert outcome.metrics == {"train_features": 30.0, "dev_features": 5.0}
-    assert "nothing to predict: test.tsv is not there; name a readable file" in caplog.text
+    assert "no predict part is prepared: test.tsv is not there; name a readable file" in caplog.text
+
+
+def _prepared_glue(folder: Path, dataset: str) -> Ended:
+    return here(
+        *("mode=prepare", "task=glue", f"task.dataset={dataset}", f"data_root={folder}", "task.max_seq_length=32"),
+        *("tracking=none", f"output_dir={folder}/outputs", f"cache_dir={folder}/cache"),
+    )
+
+
+def test_a_damaged_part_is_no_part_that_is_absent(tmp_path: Path) -> None:
+    glue_files.vocabulary(tmp_path)
+    glue_files.sst2(tmp_path)
+    test = tmp_path / "glue/SST-2/test.tsv"
+    test.write_text(test.read_text() + "one column\n", encoding="utf-8")
+    ended = _prepared_glue(tmp_path, "sst2")
+    assert (ended.code, ended.err.splitlines()[-1].startswith(f"error: {test}, line 12: ")) == (2, True), ended.err
+    (result,) = tmp_path.glob("outputs/*/*/*/result.json")
+    assert json.loads(result.read_text())["state"] == "FAILED"
+    test.unlink()
+    assert list(_table(_prepared_glue(tmp_path, "sst2"))) == ["train", "dev"]
+
+
+def test_a_data_set_without_a_train_part(tmp_path: Path) -> None:
+    glue_files.vocabulary(tmp_path)
+    glue_files.diagnostic(tmp_path, count=6)
+    table = _table(_prepared_glue(tmp_path, "ax"))
+    assert {split: row[0] for split, row in table.items()} == {"dev": 6, "predict": 6}
+
+
+def test_nothing_at_all_to_prepare(tmp_path: Path) -> None:
+    class Empty(toy.ToyTask):
+        def features(self, split: Split, *, limit: int | None = None) -> Features:
+            raise MissingDataError(f"{split.value}.tsv is not there; name a readable file")
+
+    config = toy.experiment()
+    task: Any = Empty(config=config.task, folder=tmp_path)
+    job = Job(config=config, task=task, run_dir=tmp_path, tracker=toy.started(FakeTracker()), stop=StopRequest())
+    with pytest.raises(MissingDataError, match=r"^train.tsv is not there; name a readable file$"):
+        prepare.run(job)

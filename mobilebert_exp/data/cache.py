@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilebert_exp.data import shared
-from mobilebert_exp.errors import DataError, OutputError
+from mobilebert_exp.errors import DataError, MissingDataError, OutputError
 from mobilebert_exp.files import making
 
 _LOG = logging.getLogger(__name__)
@@ -26,12 +26,13 @@ Metadata = dict[str, Any]
 
 
 def file_digest(path: str | Path) -> str:
-    """sha256 of a file, in hexadecimal; raises DataError when it cannot be read."""
+    """sha256 of a file, in hexadecimal; raises DataError when it cannot be read, MissingDataError where none is."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); name a readable file") from None
+        kind = MissingDataError if isinstance(error, FileNotFoundError) else DataError
+        raise kind(f"{path} cannot be read ({error.strerror}); name a readable file") from None
 
 
 def cached(

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from mobilebert_exp import location
 from mobilebert_exp.data import mrpc, publishers
-from mobilebert_exp.errors import CheckpointError, DataError, OutputError
+from mobilebert_exp.errors import CheckpointError, DataError, MissingDataError, OutputError
 from mobilebert_exp.files import making
 from mobilebert_exp.storage import archive, folders, web
 from mobilebert_exp.storage.bucket import Bucket
@@ -58,7 +58,7 @@ def _object(place: str, cache: Path) -> Path:
     bucket = Bucket(source.bucket)
     stored = bucket.stat(source.name)
     if stored is None:
-        raise DataError(f"{place} is not there; name another object, or upload it")
+        raise MissingDataError(f"{place} is not there; name another object, or upload it")
     target = cache / _DOWNLOADS / "gs" / source.bucket / _below(source)
     with making(target):
         folders.fetch(bucket, stored, target)
@@ -92,7 +92,9 @@ def _published(relative: str, cache: Path) -> Path:
         return _mrpc(target, cache)
     part = publishers.FILES.get(relative)
     if part is None:
-        raise DataError(f"{relative} is published nowhere that is known here; put it into a folder, and set data_root")
+        raise MissingDataError(
+            f"{relative} is published nowhere that is known here; put it into a folder, and set data_root"
+        )
     if not part.member:
         return web.fetch(part.file, target, remedy=_remedy(relative))
     with making(target):
@@ -113,13 +115,15 @@ def _unpack(part: publishers.Part, relative: str, cache: Path) -> None:
     ours = {each.member: name for name, each in publishers.FILES.items() if each.file == part.file}
     archive.unpack(fetched_to, cache / PUBLISHERS, rename=lambda name: ours.get(name.removeprefix("./")))
     if not (cache / PUBLISHERS / relative).is_file():
-        raise DataError(f"{fetched_to} has no {part.member}; {_remedy(relative, packed=True)}")
+        raise MissingDataError(f"{fetched_to} has no {part.member}; {_remedy(relative, packed=True)}")
 
 
 def _mrpc(target: Path, cache: Path) -> Path:
     """MRPC's file, made with the others of MRPC from what its publishers have."""
     if target.name not in ("train.tsv", "dev.tsv", "test.tsv"):
-        raise DataError(f"{publishers.MRPC}/{target.name} is no file of MRPC's; there are train.tsv, dev.tsv, test.tsv")
+        raise MissingDataError(
+            f"{publishers.MRPC}/{target.name} is no file of MRPC's; there are train.tsv, dev.tsv, test.tsv"
+        )
     with making(target.with_name("parts")):
         if not target.is_file():
             raw = {

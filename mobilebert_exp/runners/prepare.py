@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from mobilebert_exp.data import shared
-from mobilebert_exp.errors import DataError
+from mobilebert_exp.errors import MissingDataError
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.tasks.base import Features, Split
 
@@ -26,12 +26,21 @@ class Prepared:
 
 
 def run(job: Job) -> Outcome:
-    """Prepares train and dev as training reads them, and what `mode=predict` reads where the data have it."""
-    prepared = [_prepared(job, Split.train), _prepared(job, Split.dev)]
-    try:
-        prepared.append(_prepared(job, Split.predict))
-    except DataError as absent:
-        log.info("nothing to predict: %s", absent)
+    """Prepares train and dev as training reads them, and what `mode=predict` reads, as far as the data have them.
+
+    Raises:
+      UserError: what is there is damaged, or nothing is there at all.
+    """
+    prepared: list[Prepared] = []
+    absent: list[MissingDataError] = []
+    for split in Split:
+        try:
+            prepared.append(_prepared(job, split))
+        except MissingDataError as missing:
+            log.warning("no %s part is prepared: %s", split.value, missing)
+            absent.append(missing)
+    if not prepared:
+        raise absent[0]
     return Outcome(
         metrics={f"{each.split.value}_features": float(each.features.num_features) for each in prepared},
         timings={f"prepare_{each.split.value}_s": each.seconds for each in prepared},

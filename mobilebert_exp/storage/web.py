@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilebert_exp.errors import DataError, OutputError
+from mobilebert_exp.errors import DataError, MissingDataError, OutputError
 from mobilebert_exp.files import making, write_json
 
 if TYPE_CHECKING:
@@ -105,9 +105,8 @@ def _fetch(file: File, target: Path, *, remedy: str) -> None:
             _transfer(file, partial)
             size, digest = partial.stat().st_size, _digest(partial)
         except (requests.RequestException, _CutError) as problem:
-            raise DataError(
-                f"{target.name} cannot be fetched from {file.address} ({_reason(problem)}); {remedy}"
-            ) from None
+            kind = MissingDataError if _is_absent(problem) else DataError
+            raise kind(f"{target.name} cannot be fetched from {file.address} ({_reason(problem)}); {remedy}") from None
         if file.size in (None, size) and file.sha256 in (None, digest):
             break
         _discard(partial)  # what an earlier process began may be of another file; a whole one is tried once
@@ -128,6 +127,12 @@ def _fetch(file: File, target: Path, *, remedy: str) -> None:
 def _discard(partial: Path) -> None:
     partial.unlink(missing_ok=True)
     partial.with_name(f"{partial.name}.json").unlink(missing_ok=True)
+
+
+def _is_absent(problem: Exception) -> bool:
+    """Whether the server says that it has no such file."""
+    response = getattr(problem, "response", None)
+    return response is not None and response.status_code in (404, 410)
 
 
 def _reason(problem: Exception) -> str:

@@ -15,7 +15,7 @@ from mobilebert_exp.checks import require
 from mobilebert_exp.data import glue
 from mobilebert_exp.data.glue import Dataset, Part
 from mobilebert_exp.data.pairs import Example
-from mobilebert_exp.errors import ConfigError
+from mobilebert_exp.errors import MissingDataError
 from mobilebert_exp.metrics import Confusion, Correlation
 from mobilebert_exp.tasks import _classification
 from mobilebert_exp.tasks._classification import Classification, Places, Truth
@@ -88,7 +88,7 @@ class GlueSource:
         if split is not Split.train:
             return (self._about.dev, "dev_file") if split is Split.dev else (self._about.test, "test_file")
         if self._about.train is None:
-            raise ConfigError(
+            raise MissingDataError(
                 f"task.dataset={self._config.dataset.name} has no train part: it judges models of MNLI; train with "
                 "task.dataset=mnli, then come back with mode=evaluate or mode=predict and init.checkpoint=RUN"
             )

@@ -22,7 +22,7 @@ from mobilebert_exp.data.squad import SquadExample
 from mobilebert_exp.data.squad_features import Counts, Sizes
 from mobilebert_exp.data.squad_windows import Window, windows
 from mobilebert_exp.data.tokenizer import Tokenizer
-from mobilebert_exp.errors import ConfigError, DataError, UserError
+from mobilebert_exp.errors import ConfigError, DataError, MissingDataError, UserError
 from mobilebert_exp.metrics import SquadScore
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
 from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
@@ -330,7 +330,7 @@ class Squad:
             return self._found(f"squad/{part}-v{self.config.version}.json")
         if self._is_starter:
             return self._starter_folder / f"{part}.json"
-        raise ConfigError(f"task.{part}_file is not set; name it too, or set data_root")
+        raise MissingDataError(f"task.{part}_file is not set; name it too, or set data_root")
 
     @functools.cached_property
     def _starter_folder(self) -> Path:

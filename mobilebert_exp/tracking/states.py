@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,16 @@ INDEX = ".runs"
 UNFINISHED = {RunState.RUNNING.name, RunState.KILLED.name, RunState.PREEMPTED.name}
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
-class Unfinished:
-    """A run that stopped before its end: where it lies and what the tracker calls it."""
+class Recorded:
+    """A run as its folder tells of it: what the tracker calls it, and whether it can go on."""
 
     run_dir: Path
     run_id: str
+    resumable: bool
 
 
 def identity(config: Mapping[str, object], *, digests: Mapping[str, str], code: str) -> str:
@@ -57,16 +62,32 @@ def enter(output_dir: Path, run_dir: Path, *, identity: str) -> None:
     write_json(index / f"{identity}.json", {"run_dir": str(run_dir)})
 
 
-def find_unfinished(output_dir: Path, *, identity: str) -> Unfinished | None:
-    """The newest run of this identity, if it can go on and no process works on it."""
+def newest(output_dir: Path, *, identity: str) -> Recorded | None:
+    """The newest run of this identity on this machine."""
+    run_dir = _read(output_dir / INDEX / f"{identity}.json").get("run_dir")
+    if not isinstance(run_dir, str) or not (record := _read(Path(run_dir) / STATE_FILE)):
+        return None
+    resumable = bool(record.get("resumable"))
+    return Recorded(run_dir=Path(run_dir), run_id=str(record.get("run_id", "")), resumable=resumable)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        run_dir = Path(json.loads((output_dir / INDEX / f"{identity}.json").read_text(encoding="utf-8"))["run_dir"])
-        record = json.loads((run_dir / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not record["resumable"] or is_alive(run_dir):
-        return None
-    return Unfinished(run_dir=run_dir, run_id=record["run_id"])
+        return parsed(path.read_bytes(), place=path)
+    except OSError:
+        return {}
+
+
+def parsed(content: bytes | str, *, place: object) -> dict[str, Any]:
+    """A record of a run; what is damaged, or none, counts as absent, and a warning says so."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    log.warning("%s is damaged, or no record of a run; going on without it", place)
+    return {}
 
 
 @contextlib.contextmanager
