@@ -288,5 +288,5 @@ def test_digest_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     assert file_digest(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(DataError, match=r"nowhere cannot be read \(No such file or directory\); name a readable file"):
+    with pytest.raises(DataError, match=r"nowhere does not exist; set data_root, or the task's file, to where it is"):
         file_digest(tmp_path / "nowhere")

@@ -177,12 +177,12 @@ def test_an_example_without_windows_has_no_answer(version_2: bool) -> None:
 
 
 @pytest.mark.parametrize("version_2", [False, True])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_still_give_json(value: float, version_2: bool) -> None:
+@pytest.mark.parametrize("value", [-1, 1])
+def test_the_largest_logits_there_are_still_give_json(value: float, version_2: bool) -> None:
     examples, found = _one("the old tower near the river")
     for rows in (slice(None), slice(0, 5)):
         starts, ends = np.zeros((2, 1, LENGTH), np.float32)
-        starts[:, rows] = ends[:, rows] = value
+        starts[:, rows] = ends[:, rows] = value * np.finfo(np.float32).max
         answers = _answer(examples, found, starts, ends, version_2=version_2)
         json.dumps([answers.predictions, answers.n_best, answers.null_odds], allow_nan=False)
         assert sum(float(entry["probability"]) for entry in answers.n_best["q"]) == pytest.approx(1.0)
