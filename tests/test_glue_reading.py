@@ -216,9 +216,7 @@ def test_of_a_test_part_no_row_is_left_out(fault: str, tmp_path: Path) -> None:
     rows = [f"{n}\tA\tB" for n in range(300)]
     rows[7] = fault
     (tmp_path / "test.tsv").write_text("\n".join(("id\tquestion1\tquestion2", *rows)), encoding="utf-8")
-    with pytest.raises(
-        DataError, match=r"test.tsv, line 9: (2|no) columns where 3 belong \(id, question1"
-    ):
+    with pytest.raises(DataError, match=r"test.tsv, line 9: (2|no) columns where 3 belong \(id, question1"):
         read(tmp_path / "test.tsv", "qqp", "test")
 
 
