@@ -17,11 +17,19 @@ from typing import Any
 from mobilebert_exp import location, mirror, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
 from mobilebert_exp.data import shared, sources
-from mobilebert_exp.errors import ConfigError, DivergedError, OutputError, RunStopped, StorageError, UserError
+from mobilebert_exp.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    OutputError,
+    RunStopped,
+    StorageError,
+    UserError,
+)
 from mobilebert_exp.files import write_json
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
 from mobilebert_exp.storage.place import Place
-from mobilebert_exp.tasks.base import Task
+from mobilebert_exp.tasks.base import Split, Task
 from mobilebert_exp.tracking import provenance, states
 from mobilebert_exp.tracking.base import RunInfo, RunState, Tracker
 from mobilebert_exp.tracking.report import end_table
@@ -30,6 +38,11 @@ log = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
 RUN_ID_TIMEOUT_S = 60.0
 DEFAULT_CACHE = "~/.cache/mobilebert_exp"
+READS = {  # what a mode reads; plan reads nothing here, and prepare what there is
+    Mode.train: (Split.train, Split.dev),
+    Mode.evaluate: (Split.dev,),
+    Mode.predict: (Split.predict,),
+}
 NOT_IDENTITY = (
     *("output_dir", "cache_dir", "shared_cache", "upload_to", "resume", "tracking."),
     *("hardware.steps_per_loop", "trainer.keep_checkpoints"),
@@ -119,6 +132,17 @@ def _check_checkpoint(config: ExperimentConfig) -> None:
         location.check(sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir))
 
 
+def _digests(config: ExperimentConfig, task: Task) -> dict[str, str]:
+    """Of the vocabulary and the files that the mode reads; of other files none is looked for, or fetched."""
+    if config.mode is not Mode.prepare:
+        return dict(task.digests(READS[config.mode]))
+    found: dict[str, str] = {}
+    for split in Split:
+        with contextlib.suppress(ConfigError, DataError):  # the runner prepares what there is, and tells of the rest
+            found |= task.digests([split])
+    return found
+
+
 def _plan(
     config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Sequence[str], stop: StopRequest
 ) -> Result:
@@ -183,7 +207,7 @@ class _Run:
     ) -> None:
         self._config, self._task, self._stop = config, task, stop
         self._overrides, self._sweep_dir = list(overrides), sweep_dir
-        self._digests = dict(task.digests())
+        self._digests = _digests(config, task)
         self._identity = states.identity(
             {k: v for k, v in leaves(config).items() if not k.startswith(NOT_IDENTITY)},
             digests=self._digests,

@@ -7,11 +7,30 @@ import itertools
 import math
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mobilebert_exp.errors import DivergedError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def check_finite(outputs: Mapping[str, np.ndarray]) -> None:
+    """Raises DivergedError where an output `[B, …]` of a model is NaN or infinite."""
+    import numpy as np
+
+    rows = [(~np.isfinite(output)).reshape(len(output), -1).any(axis=-1) for output in outputs.values()]
+    broken_B = np.logical_or.reduce(rows)
+    if broken_B.any():
+        raise DivergedError(
+            f"the model's outputs for {int(broken_B.sum())} of {len(broken_B)} inputs are not numbers, so no metric "
+            "would mean anything; train anew with a lower task.optimizer.learning_rate"
+        )
 
 
 def normalize_answer(text: str) -> str:

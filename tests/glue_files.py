@@ -59,6 +59,21 @@ def stsb(root: Path, *, train: int = 64, dev: int = 20, test: int = 6) -> None:
     table(folder / "test.tsv", names, pair, count=test, seed=2)
 
 
+def rte(root: Path, *, train: int = 32, dev: int = 10, test: int = 5) -> None:
+    """The word of the second text says the label."""
+
+    def pair(number: int, rng: random.Random) -> str:
+        return f"{number}\t{sentence(rng, GOOD)}\t{sentence(rng, (GOOD, BAD)[number % 2])}"
+
+    def labelled(number: int, rng: random.Random) -> str:
+        return f"{pair(number, rng)}\t{('entailment', 'not_entailment')[number % 2]}"
+
+    folder, names = root / "glue" / "RTE", "index\tsentence1\tsentence2"
+    for name, count, seed in (("train", train, 0), ("dev", dev, 1)):
+        table(folder / f"{name}.tsv", f"{names}\tlabel", labelled, count=count, seed=seed)
+    table(folder / "test.tsv", names, pair, count=test, seed=2)
+
+
 INFERENCE = ("contradiction", "entailment", "neutral")
 
 

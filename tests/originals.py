@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import squad_rows
+
 from mobilebert_exp.data.tokenizer import SPECIAL_TOKENS
 
 AWKWARD = [
@@ -119,6 +121,7 @@ def squad_answers(
         for window, starts, ends in zip(windows, start_logits.tolist(), end_logits.tolist(), strict=True)
     ]
     wanted = ("unique_id", "example_index", "tokens", "token_to_orig_map", "token_is_max_context")
-    features = [SimpleNamespace(**{name: getattr(window, name) for name in wanted}) for window in windows]
+    spelled = [squad_rows.spelled(window) for window in windows]
+    features = [SimpleNamespace(**{name: getattr(window, name) for name in wanted}) for window in spelled]
     predictions, n_best, null_odds = squad_lib.postprocess_output(examples, features, results, **settings)
     return predictions, n_best, null_odds

@@ -201,6 +201,25 @@ def test_qqp_leaves_out_the_few_rows_that_are_published_broken(
     assert "2 rows of another width than the header are left out" in caplog.text
 
 
+def test_a_blank_line_in_qqp_costs_no_other_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [f"{n}\t1\t2\tA\tB\t{n % 2}\n" for n in range(300)]
+    rows[7] = f"\n{rows[7]}"
+    (tmp_path / "train.tsv").write_text(f"{QQP}{''.join(rows)}\n", encoding="utf-8")
+    found = read(tmp_path / "train.tsv", "qqp", "train")
+    assert [each.id for each in found] == [str(n) for n in range(301) if n != 7]  # a row goes by its line
+    assert "1 rows of another width" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["7\tA question", ""])
+def test_of_a_test_part_no_row_is_left_out(fault: str, tmp_path: Path) -> None:
+    """Else the submission would be shorter than what it is judged by."""
+    rows = [f"{n}\tA\tB" for n in range(300)]
+    rows[7] = fault
+    (tmp_path / "test.tsv").write_text("\n".join(("id\tquestion1\tquestion2", *rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=r"test.tsv, line 9: (2|no) columns where 3 belong \(id, question1"):
+        read(tmp_path / "test.tsv", "qqp", "test")
+
+
 def test_qqp_with_many_broken_rows_is_not_qqp(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text(QQP + "0\t1\t2\tA\tB\t0\n1\tA\n2\tB\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"2 of 3 rows have another number of columns than the header; fetch the file"):

@@ -56,6 +56,27 @@ def test_features_hold_the_originals_keys_and_are_found_again(tmp_path: Path) ->
     assert other.files != found.files
 
 
+@pytest.mark.parametrize(
+    ("split", "file", "part", "submission"),
+    [
+        (Split.predict, "test_mismatched.tsv", "mismatched", "MNLI-mm.tsv"),
+        (Split.predict, "test_matched.tsv", "matched", "MNLI-m.tsv"),
+        (Split.predict, "mine.tsv", "matched", "MNLI-m.tsv"),
+        (Split.dev, "dev_mismatched.tsv.gz", "mismatched", ""),
+        (Split.dev, "test_mismatched.tsv", "matched", ""),  # no dev file of this name is published
+    ],
+)
+def test_a_named_file_of_mnli_is_the_part_of_its_name(split: Split, file: str, part: str, submission: str) -> None:
+    key = "dev_file" if split is Split.dev else "test_file"
+    plain = Config(kind="glue", name="glue", dataset=Dataset.mnli, main_metric="accuracy_matched")
+    made = GlueSource(dataclasses.replace(plain, **{key: f"/d/{file}"}), NOWHERE)
+    assert made.files(split) == {f"{split.value}_{part}": Path("/d") / file}
+    if submission:
+        answers = truths(Dataset.mnli, 3, part=part, labelled=False)
+        files = made.evaluate(answers, np.eye(3), split).files
+        assert list(files) == ["predictions.json", f"submission/{submission}"]
+
+
 def test_an_empty_part(tmp_path: Path) -> None:
     glue_files.vocabulary(tmp_path)
     glue_files.sst2(tmp_path, dev=0)
@@ -176,7 +197,7 @@ def test_outputs_that_are_no_numbers_end_the_run(tmp_path: Path) -> None:
     glue_files.sst2(tmp_path)
     outputs = np.zeros((20, 2))
     outputs[3, 1] = np.nan
-    with pytest.raises(DivergedError, match=r"outputs for 1 of 20 examples are not numbers"):
+    with pytest.raises(DivergedError, match=r"outputs for 1 of 20 inputs are not numbers"):
         task("sst2", tmp_path, tmp_path).score({"outputs": outputs}, Split.dev)
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import originals
 import pytest
+import squad_rows
 
-from mobilebert_exp.data import records, squad
+from mobilebert_exp.data import records
 from mobilebert_exp.data.cache import cached, file_digest
 from mobilebert_exp.data.squad_windows import windows
 from mobilebert_exp.data.tokenizer import Tokenizer
@@ -76,30 +77,17 @@ def test_windows_are_written_as_the_original_writes_them(tmp_path: Path) -> None
     tokenizer = Tokenizer(originals.vocabulary(), lower_case=True)
     sizes: dict[str, Any] = {"max_seq_length": 48, "doc_stride": 11, "max_query_length": 10}
     for training in (True, False):
-        examples = [example for example in squad.read(source, version_2=True) if example.is_trainable]
+        examples = [example for example in squad_rows.read(source, version_2=True) if example.is_trainable]
         found = list(windows(examples, tokenizer, training=training, **sizes))
         ours, expected = tmp_path / "ours.tfrecord", tmp_path / "theirs.tfrecord"
-        assert records.write(ours, (window.row(training=training) for window in found)) == len(found)
+        assert records.write(ours, (squad_rows.row(window, training=training) for window in found)) == len(found)
         writer = squad_lib.FeatureWriter(str(expected), training)
         for window in found:
-            writer.process_feature(_Feature(window))
+            writer.process_feature(squad_rows.spelled(window))
         writer.close()
         pairs = zip(*(tf.data.TFRecordDataset(str(path)).as_numpy_iterator() for path in (ours, expected)), strict=True)
         for one, other in pairs:
             assert tf.train.Example.FromString(one) == tf.train.Example.FromString(other)
-
-
-class _Feature:
-    """A window as the original's writer wants it."""
-
-    paragraph_mask = None
-    class_index = None
-
-    def __init__(self, window: Any) -> None:
-        self._window = window
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._window, name)
 
 
 def test_a_failure_leaves_the_file_before_it(tmp_path: Path) -> None:
@@ -288,5 +276,5 @@ def test_digest_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     assert file_digest(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(DataError, match=r"nowhere cannot be read \(No such file or directory\); name a readable file"):
+    with pytest.raises(DataError, match=r"nowhere does not exist; set data_root, or the task's file, to where it is"):
         file_digest(tmp_path / "nowhere")

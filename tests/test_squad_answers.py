@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import originals
 import pytest
+import squad_rows
 
 from mobilebert_exp.data import squad
 from mobilebert_exp.data.squad_answers import Answers, align, answer
@@ -50,7 +51,7 @@ def _assert_equal(ours: Answers, expected: tuple[dict[str, str], dict[str, Any],
 def _compare(
     path: Path, vocab_file: Path, sizes: dict[str, int], *, kind: str, version_2: bool, lower_case: bool, **search: Any
 ) -> Answers:
-    examples = squad.read(path, version_2=version_2)
+    examples = squad_rows.read(path, version_2=version_2)
     tokenizer = Tokenizer.from_file(vocab_file, lower_case=lower_case)
     found = list(windows(examples, tokenizer, training=False, **sizes))
     starts, ends = _logits(kind, (len(found), sizes["max_seq_length"]), seed=len(found))
@@ -150,7 +151,7 @@ def _answer(examples: Any, found: Any, starts: np.ndarray, ends: np.ndarray, **c
 
 def test_the_answer_comes_in_the_paragraphs_own_words() -> None:
     examples, found = _one("Old Town's bell\u2014tower (1904-1943).")
-    tokens = found[0].tokens
+    tokens = squad_rows.spelled(found[0]).tokens
     starts, ends = np.zeros((2, 1, LENGTH), np.float32)
     starts[0, tokens.index("old")] = ends[0, tokens.index("town")] = 9
     assert _answer(examples, found, starts, ends).predictions == {"q": "Old Town"}
@@ -177,12 +178,12 @@ def test_an_example_without_windows_has_no_answer(version_2: bool) -> None:
 
 
 @pytest.mark.parametrize("version_2", [False, True])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_still_give_json(value: float, version_2: bool) -> None:
+@pytest.mark.parametrize("value", [-1, 1])
+def test_the_largest_logits_there_are_still_give_json(value: float, version_2: bool) -> None:
     examples, found = _one("the old tower near the river")
     for rows in (slice(None), slice(0, 5)):
         starts, ends = np.zeros((2, 1, LENGTH), np.float32)
-        starts[:, rows] = ends[:, rows] = value
+        starts[:, rows] = ends[:, rows] = value * np.finfo(np.float32).max
         answers = _answer(examples, found, starts, ends, version_2=version_2)
         json.dumps([answers.predictions, answers.n_best, answers.null_odds], allow_nan=False)
         assert sum(float(entry["probability"]) for entry in answers.n_best["q"]) == pytest.approx(1.0)
@@ -191,7 +192,7 @@ def test_logits_that_are_not_finite_still_give_json(value: float, version_2: boo
 def test_the_order_of_the_windows_does_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "squad.json"
     path.write_text(json.dumps(originals.invent(3, paragraphs=5)), encoding="utf-8")
-    examples = squad.read(path, version_2=False)
+    examples = squad_rows.read(path, version_2=False)
     tokenizer = Tokenizer(originals.vocabulary(), lower_case=True)
     found = list(windows(examples, tokenizer, training=False, **INVENTED))
     starts, ends = _logits("random", (len(found), LENGTH), seed=0)
@@ -227,7 +228,7 @@ def test_verbose_says_where_alignment_fails(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_all_real_dev_questions_are_answered_quickly(shared_data: Path) -> None:
-    examples = squad.read(shared_data / "squad/dev-v1.1.json", version_2=False)
+    examples = squad_rows.read(shared_data / "squad/dev-v1.1.json", version_2=False)
     tokenizer = Tokenizer.from_file(shared_data / "vocab/bert_uncased_vocab.txt", lower_case=True)
     found = list(windows(examples, tokenizer, training=False, **ORIGINAL))
     starts, ends = _logits("random", (len(found), 384), seed=0)

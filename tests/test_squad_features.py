@@ -14,6 +14,7 @@ from typing import Any
 
 import originals
 import pytest
+import squad_rows
 
 from mobilebert_exp.data import records, squad, squad_features
 from mobilebert_exp.data.progress import BuildProgress
@@ -46,8 +47,10 @@ def test_records_are_those_of_the_windows(tmp_path: Path, training: bool, few_a_
     source = tmp_path / "squad.json"
     source.write_text(json.dumps(originals.invent(3, version_2=True, paragraphs=40)), encoding="utf-8")
     tokenizer = Tokenizer(originals.vocabulary(), lower_case=True)
-    examples = squad.read(source, version_2=True)
-    rows = [window.row(training=training) for window in windows(examples, tokenizer, training=training, **KEYS)]
+    examples = squad_rows.read(source, version_2=True)
+    rows = [
+        squad_rows.row(window, training=training) for window in windows(examples, tokenizer, training=training, **KEYS)
+    ]
     records.write(tmp_path / "rows", rows)
     told: list[int] = []
     files = []
@@ -75,9 +78,9 @@ def test_other_ids_of_special_tokens_are_kept(tmp_path: Path) -> None:
     tokenizer = Tokenizer(pieces, lower_case=True)
     source = tmp_path / "squad.json"
     source.write_text(json.dumps(originals.invent(3, paragraphs=2)), encoding="utf-8")
-    examples = squad.read(source, version_2=False)
+    examples = squad_rows.read(source, version_2=False)
     squad_features.write(tmp_path / "f", examples, tokenizer, sizes=SIZES, training=True, made=lambda count: None)
-    expected = [window.row(training=True) for window in windows(examples, tokenizer, training=True, **KEYS)]
+    expected = [squad_rows.row(window, training=True) for window in windows(examples, tokenizer, training=True, **KEYS)]
     found = [
         {name: list(value.int64_list.value) for name, value in example.features.feature.items()}
         for example in _parsed(tmp_path / "f")
@@ -151,7 +154,9 @@ def _left(tmp_path: Path) -> list[str]:
 def test_counts_come_from_the_file_and_then_from_the_cache(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    examples = {split: squad.read(files[f"{split.value}_file"], version_2=False) for split in (Split.train, Split.dev)}
+    examples = {
+        split: squad_rows.read(files[f"{split.value}_file"], version_2=False) for split in (Split.train, Split.dev)
+    }
     expected = {
         Split.train: sum(example.is_trainable for example in examples[Split.train]),
         Split.dev: len(examples[Split.dev]),

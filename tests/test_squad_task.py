@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mobilebert_exp import compose, registry
+from mobilebert_exp.errors import DivergedError
 from mobilebert_exp.tasks.base import Evaluation, Split, Task
 
 SMALL = ["task.starter.train_articles=12", "task.starter.dev_articles=6", "task.starter.vocabulary_size=300"]
@@ -102,3 +103,15 @@ def test_every_question_has_its_own_scores(folder: Path) -> None:
     predicted = _scored(_task(folder, "task=squad_v1"), split=Split.predict)
     assert (predicted.metrics, "question_scores.json" in predicted.files) == ({}, False)
     assert predicted.files["predictions.json"] == found.files["predictions.json"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("split", [Split.dev, Split.predict])
+def test_outputs_that_are_no_numbers_end_the_run(folder: Path, value: float, split: Split) -> None:
+    """In evaluation and prediction too: the answers of a diverged model are none."""
+    task = _task(folder, "task=squad_v2")
+    shape = (task.features(split).num_features, task.config.max_seq_length)
+    starts, ends = np.zeros((2, *shape), np.float32)
+    starts[0, 3] = ends[0, 5] = ends[2, 0] = value
+    with pytest.raises(DivergedError, match=rf"^the model's outputs for 2 of {shape[0]} inputs are not numbers"):
+        task.score({"start_logits": starts, "end_logits": ends}, split)

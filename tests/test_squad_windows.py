@@ -10,8 +10,10 @@ from typing import Any
 
 import originals
 import pytest
+import squad_rows
 
-from mobilebert_exp.data import squad
+from mobilebert_exp.data import squad, squad_features
+from mobilebert_exp.data.squad_features import Sizes
 from mobilebert_exp.data.squad_windows import Window, windows
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError
@@ -23,17 +25,34 @@ FIELDS = [
 ]
 
 
-def _assert_equal(ours: Iterable[Window], expected: Sequence[Any]) -> None:
-    found = list(ours)
-    assert len(found) == len(expected)
-    for window, original in zip(found, expected, strict=True):
+def _assert_equal(ours: Sequence[Window], expected: Sequence[Any]) -> None:
+    assert len(ours) == len(expected)
+    for window, original in zip(ours, expected, strict=True):
+        fields = squad_rows.spelled(window)
         for name in FIELDS:
-            assert getattr(window, name) == getattr(original, name), (name, original.unique_id)
+            assert getattr(fields, name) == getattr(original, name), (name, original.unique_id)
+
+
+def _assert_written(records: Iterable[bytes], expected: Sequence[Any], *, training: bool) -> None:
+    """What the product writes is what the original's windows hold; the fields above are spelled out by the tests."""
+    import tensorflow as tf
+
+    for record, original in zip(records, expected, strict=True):
+        features = tf.train.Example.FromString(record).features.feature
+        row = {name: list(value.int64_list.value) for name, value in features.items()}
+        assert row.pop("unique_ids") == [original.unique_id]
+        for name in ("input_ids", "input_mask", "segment_ids"):
+            assert row.pop(name) == original.__dict__[name], (name, original.unique_id)
+        answer = [original.start_position, original.end_position, int(original.is_impossible)]
+        keys = ("start_positions", "end_positions", "is_impossible")
+        assert row == ({key: [value] for key, value in zip(keys, answer, strict=True)} if training else {})
 
 
 def _compare(path: Path, vocab_file: Path, *, version_2: bool, training: bool, sizes: dict[str, int]) -> list[Window]:
+    import tensorflow as tf
+
     tokenizer = Tokenizer.from_file(vocab_file, lower_case=True)
-    examples = squad.read(path, version_2=version_2)
+    examples = squad_rows.read(path, version_2=version_2)
     if training:  # the original counts only what it trains on
         examples = [example for example in examples if example.is_trainable]
     ours = list(windows(examples, tokenizer, training=training, **sizes))
@@ -44,6 +63,11 @@ def _compare(path: Path, vocab_file: Path, *, version_2: bool, training: bool, s
         **sizes,
     )
     _assert_equal(ours, expected)
+    file = path.with_suffix(".tfrecord")
+    squad_features.write(
+        file, iter(examples), tokenizer, sizes=Sizes(**sizes), training=training, made=lambda count: None, workers=1
+    )
+    _assert_written(tf.data.TFRecordDataset(str(file)).as_numpy_iterator(), expected, training=training)
     return ours
 
 
@@ -98,7 +122,7 @@ def test_the_original_windows_of_a_phone_benchmark(shared_data: Path) -> None:
 
     examples: dict[str, squad.SquadExample] = {}
     for name in SHARED[:2]:
-        read = squad.read(shared_data / f"squad/{name}.json", version_2=False)
+        read = squad_rows.read(shared_data / f"squad/{name}.json", version_2=False)
         examples.update({example.id: example for example in read})
     tokenizer = Tokenizer.from_file(shared_data / "vocab/bert_uncased_vocab.txt", lower_case=True)
     path = str(shared_data / "squad/windows_mini.tfrecord")
@@ -121,10 +145,11 @@ def test_the_original_windows_of_a_phone_benchmark(shared_data: Path) -> None:
         if window is None:
             continue
         matched += 1
+        fields = squad_rows.spelled(window)
         for field in ("input_ids", "input_mask", "segment_ids"):
-            assert getattr(window, field) == list(record[field].int64_list.value), (name, field)
-        assert [token.encode() for token in window.tokens] == list(record["tokens"].bytes_list.value)
-        assert window.context_words == list(record["token_to_orig_map"].int64_list.value)
+            assert getattr(fields, field) == list(record[field].int64_list.value), (name, field)
+        assert [token.encode() for token in fields.tokens] == list(record["tokens"].bytes_list.value)
+        assert list(fields.token_to_orig_map.values()) == list(record["token_to_orig_map"].int64_list.value)
         assert window.context_is_best == list(map(bool, record["token_is_max_context"].int64_list.value))
     print(f"matched {matched} of {len(records)} windows")
     assert matched == len(records) == 100
@@ -204,9 +229,9 @@ def test_every_token_is_best_in_one_window_and_no_token_is_lost() -> None:
     example = _example("the old tower near the river was built by old people " * 9)
     found = list(windows([example], _tokenizer(), max_seq_length=30, doc_stride=7, max_query_length=8, training=False))
     best = [
-        word
+        window.word_at(position)
         for window in found
-        for word, is_best in zip(window.context_words, window.context_is_best, strict=True)
+        for position, is_best in enumerate(window.context_is_best, start=window.context_start)
         if is_best
     ]
     assert len(found) > 5
@@ -228,8 +253,8 @@ def test_rows_carry_the_original_keys() -> None:
         max_query_length=8,
         training=True,
     )
-    assert window.tokens == ["[CLS]", "who", "[SEP]", "the", "old", "tower", "[SEP]"]
-    row = window.row(training=True)
+    assert squad_rows.spelled(window).tokens == ["[CLS]", "who", "[SEP]", "the", "old", "tower", "[SEP]"]
+    row = squad_rows.row(window, training=True)
     assert list(row) == (
         ["unique_ids", "input_ids", "input_mask", "segment_ids", "start_positions", "end_positions", "is_impossible"]
     )
@@ -237,11 +262,11 @@ def test_rows_carry_the_original_keys() -> None:
     assert row["input_mask"] == [1] * 7 + [0] * 5
     assert row["segment_ids"] == [0] * 3 + [1] * 4 + [0] * 5
     assert (row["start_positions"], row["end_positions"], row["is_impossible"]) == ([5], [5], [0])
-    assert list(window.row(training=False)) == ["unique_ids", "input_ids", "input_mask", "segment_ids"]
+    assert list(squad_rows.row(window, training=False)) == ["unique_ids", "input_ids", "input_mask", "segment_ids"]
 
 
 def test_a_thousand_real_questions_are_quick(shared_data: Path) -> None:
-    examples = squad.read(shared_data / "squad/dev-v1.1.json", version_2=False)[:1000]
+    examples = squad_rows.read(shared_data / "squad/dev-v1.1.json", version_2=False)[:1000]
     tokenizer = Tokenizer.from_file(shared_data / "vocab/bert_uncased_vocab.txt", lower_case=True)
     begin = time.process_time()
     count = sum(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,11 +120,12 @@ class ToyTask:
     poisoned: int | None = None
 
     vocab_size = VOCABULARY
+    head = "toy: a span"
 
     def num_examples(self, split: Split) -> int:
         return self.train_rows if split is Split.train else self.dev_rows
 
-    def digests(self) -> Mapping[str, str]:
+    def digests(self, splits: Iterable[Split]) -> Mapping[str, str]:
         return {"train": f"{self.train_rows} rows, {self.poisoned} poisoned"}
 
     def rows(self, split: Split) -> list[dict[str, list[Any]]]:

@@ -1,4 +1,4 @@
-"""Whether a vocabulary and `task.lower_case` fit each other, told from the vocabulary's own pieces."""
+"""Which vocabulary `task.lower_case` asks for, and whether one fits it, told from the vocabulary's own pieces."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError
 
+VOCABULARIES = {True: "vocab/bert_uncased_vocab.txt", False: "vocab/bert_multi_cased_vocab.txt"}  # by lower_case
 SMALL, CAPITAL = frozenset(string.ascii_lowercase), frozenset(string.ascii_uppercase)
 
 

@@ -71,7 +71,7 @@ class Description:
       metrics: what is measured on dev, the main ones first.
       num_scored: how many of `metrics`, from the first on, GLUE averages into the data set's score.
       train: None where there is nothing to train on.
-      skips_malformed: whether rows of another width are left out, as the original's reader does.
+      skips_malformed: whether rows of another width are left out where labels are read, as the original's reader does.
     """
 
     labels: tuple[str, ...]
@@ -98,7 +98,7 @@ def read(path: str | Path, part: Part, description: Description, *, labelled: bo
         needed=[name for name in needed if name],
         columns=part.columns,
         free_text="" if part.text_b else part.text_a,
-        skip_malformed=description.skips_malformed,
+        skip_malformed=labelled and description.skips_malformed,  # a submission must have a row for each
     )
     seen, count, skipped = _Seen(), 0, 0
     for row in found:
@@ -284,3 +284,10 @@ DESCRIPTIONS: dict[Dataset, Description] = {
     Dataset.wnli: _sentences("WNLI", BINARY),
     Dataset.ax: _ax(),
 }
+
+
+def head(dataset: Dataset) -> str:
+    """What a classifier of a data set answers; AX asks what MNLI and XNLI ask. See `tasks.base.Task`."""
+    labels = DESCRIPTIONS[dataset].labels
+    name = "inference" if labels == INFERENCE else f"GLUE {dataset.name}"
+    return f"{name}: {', '.join(labels) or 'a score'}"

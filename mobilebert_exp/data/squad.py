@@ -57,13 +57,6 @@ class SquadExample:
         return bool(self.answers) and not self.is_trainable
 
 
-def read(path: str | Path, *, version_2: bool, labelled: bool = True) -> list[SquadExample]:
-    """All that `stream` yields, at once; warns of answers that training leaves out."""
-    examples = list(stream(path, version_2=version_2, labelled=labelled))
-    warn_of_left_out(path, count=sum(example.is_left_out for example in examples), of=len(examples))
-    return examples
-
-
 def stream(
     path: str | Path, *, version_2: bool, labelled: bool = True, heard: Callable[[float], None] | None = None
 ) -> Iterator[SquadExample]:

@@ -18,7 +18,6 @@ from mobilebert_exp.data.squad_windows import Window
 from mobilebert_exp.data.tokenizer import basic_words
 
 _LOG = logging.getLogger(__name__)
-_LARGEST = float(np.finfo(np.float32).max)
 _SCORE_WITHOUT_WINDOW = 1_000_000.0  # where the original's search for the least null score begins
 
 
@@ -70,12 +69,12 @@ def answer(
     lower_case: bool,
     verbose: bool = False,
 ) -> Answers:
-    """Answers every example from the logits `[W, L]` of its windows, row by row in their order.
+    """Answers every example from the logits `[W, L]`, all finite, of its windows, row by row in their order.
 
     With `version_2` the answer is empty where the null score exceeds the best other score by more than
     `null_score_diff_threshold`. Source: `postprocess_output` of tf-models' squad_lib, which this equals.
     """
-    logits = _Logits(_finite(start_logits), _finite(end_logits))
+    logits = _Logits(np.asarray(start_logits, np.float64), np.asarray(end_logits, np.float64))
     nulls = _null_windows(windows, logits) if version_2 else {}
     spans_K3 = _spans(windows, logits, n_best_size=n_best_size, max_answer_length=max_answer_length)
     ranked = _rank(spans_K3, nulls, windows, logits)
@@ -107,11 +106,6 @@ def _weigh(entries: Mapping[str, _Entry], null: _Entry | None, *, threshold: flo
         return "", odds
     odds = odds - best.start_logit - best.end_logit
     return ("" if odds > threshold else best.text), odds
-
-
-def _finite(logits: np.ndarray) -> np.ndarray:
-    """NaN counts as the smallest logit, infinities are cut to float32's range: what is written stays JSON."""
-    return np.nan_to_num(np.asarray(logits, np.float64), nan=-_LARGEST, posinf=_LARGEST, neginf=-_LARGEST)
 
 
 def _spans(windows: Sequence[Window], logits: _Logits, *, n_best_size: int, max_answer_length: int) -> np.ndarray:

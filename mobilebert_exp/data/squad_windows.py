@@ -92,56 +92,15 @@ class Window:
         return len(self.head) + self.stop - self.start + 1
 
     @property
-    def ids(self) -> list[int]:
-        """Ids of the tokens, without padding."""
-        return [*self.head, *self.context.ids[self.start : self.stop], self.tokenizer.sep_id]
-
-    @property
-    def tokens(self) -> list[str]:
-        """The tokens, without padding."""
-        return self.tokenizer.named(self.ids)
-
-    @property
-    def input_ids(self) -> list[int]:
-        """Ids, padded to the full length."""
-        return self.ids + [self.tokenizer.pad_id] * (self.max_seq_length - self.num_tokens)
-
-    @property
-    def input_mask(self) -> list[int]:
-        """1 for tokens, 0 for padding."""
-        return [1] * self.num_tokens + [0] * (self.max_seq_length - self.num_tokens)
-
-    @property
-    def segment_ids(self) -> list[int]:
-        """1 for the paragraph and its [SEP], 0 before it and for padding."""
-        second = self.num_tokens - self.context_start
-        return [0] * self.context_start + [1] * second + [0] * (self.max_seq_length - self.num_tokens)
-
-    @property
     def context_start(self) -> int:
         """Position of the paragraph's first token."""
         return len(self.head)
 
     @property
-    def context_words(self) -> list[int]:
-        """Word of the paragraph that each of its tokens here belongs to."""
-        return [self.context.word_of(token) for token in range(self.start, self.stop)]
-
-    @property
     def context_is_best(self) -> list[bool]:
-        """For each of these tokens, whether no other window gives it more context."""
+        """For each of the paragraph's tokens here, whether no other window gives it more context."""
         room = self.max_seq_length - len(self.head) - 1
         return _best(len(self.context.ids), room, self.doc_stride)[self.doc_span_index]
-
-    @property
-    def token_to_orig_map(self) -> dict[int, int]:
-        """Word of the paragraph by position."""
-        return dict(enumerate(self.context_words, start=self.context_start))
-
-    @property
-    def token_is_max_context(self) -> dict[int, bool]:
-        """Whether this window may answer with a token, by its position."""
-        return dict(enumerate(self.context_is_best, start=self.context_start))
 
     def word_at(self, position: int) -> int:
         """The paragraph's word at a position."""
@@ -151,20 +110,6 @@ class Window:
         """The paragraph's tokens at the positions from `first` to `last`."""
         begin = self.start - self.context_start
         return self.tokenizer.named(self.context.ids[begin + first : begin + last + 1])
-
-    def row(self, *, training: bool) -> dict[str, list[int]]:
-        """The record under the original's keys; the positions only for training."""
-        row = {
-            "unique_ids": [self.unique_id],
-            "input_ids": self.input_ids,
-            "input_mask": self.input_mask,
-            "segment_ids": self.segment_ids,
-        }
-        if training:
-            row["start_positions"] = [self.start_position]
-            row["end_positions"] = [self.end_position]
-            row["is_impossible"] = [int(self.is_impossible)]
-        return row
 
 
 def windows(

@@ -54,14 +54,17 @@ def rows(
         if not text:
             blank = blank or number
             continue
+        if blank and not skip_malformed:
+            _wrong_width(path, blank, 0, names)
+        yield from (Row(line, {}) for line in range(blank or number, number))
+        blank = 0
         fields = text.split("\t")
         surplus = len(fields) - len(names)
         if surplus > 0 and place >= 0:
             fields[place : place + surplus + 1] = ["\t".join(fields[place : place + surplus + 1])]
-        fits = len(fields) == len(names) and not blank
+        fits = len(fields) == len(names)
         if not fits and not skip_malformed:
-            _wrong_width(path, blank or number, 0 if blank else len(fields), names)
-        blank = 0
+            _wrong_width(path, number, len(fields), names)
         yield Row(number, dict(zip(names, fields, strict=True)) if fits else {})
 
 

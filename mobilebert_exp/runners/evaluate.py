@@ -30,9 +30,12 @@ def score_checkpoint(job: Job, split: Split) -> tuple[Evaluation, float]:
     config = job.config
     assert config.init.checkpoint is not None, "checked by the schema"
     with create_strategy(config.hardware).scope():
-        module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
+        # What is wrong with the data, or with the checkpoint, is better told before a model is built; both are kept.
+        job.task.features(split, limit=config.trainer.limit_eval)
         place = sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir)
-        native.restore(tf.train.Checkpoint(model=module), native.find(place, model=config.model))
+        prefix = native.find_whole(place, model=config.model, head=job.task.head)
+        module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
+        native.restore(tf.train.Checkpoint(model=module), prefix)
         evaluator = Evaluator(task=job.task, module=module, config=config, split=split)
         started = time.monotonic()
         evaluation = evaluator.evaluate()

@@ -90,7 +90,7 @@ class _Training:
         """Continues from the run's own newest checkpoint, else starts from `init.checkpoint`, else from scratch."""
         job = self._job
         folder = job.run_dir / native.FOLDER
-        native.write_model(job.run_dir, job.config.model)
+        native.write_model(job.run_dir, job.config.model, head=job.task.head)
         whole = tf.train.Checkpoint(model=self._module, optimizer=self._optimizer, step=self._step)
         self._manager = tf.train.CheckpointManager(
             whole,
@@ -105,9 +105,7 @@ class _Training:
             log.info("continuing at step %d from %s", self._step.numpy(), self._manager.latest_checkpoint)
         elif job.config.init.checkpoint is not None:
             place = sources.checkpoint(job.config.init.checkpoint, cache_dir=job.config.cache_dir)
-            prefix = native.find(place, model=job.config.model)
-            native.restore(tf.train.Checkpoint(model=self._module), prefix)
-            log.info("weights from %s", prefix)
+            native.start(self._module, native.find(place, model=job.config.model), head=job.task.head)
 
     def _training_loop(self, features: Features) -> TrainingLoop:
         config = self._job.config

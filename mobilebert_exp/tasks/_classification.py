@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,15 +19,14 @@ from mobilebert_exp.data import cache, casing, pairs, sources
 from mobilebert_exp.data.pairs import Example
 from mobilebert_exp.data.progress import BuildProgress
 from mobilebert_exp.data.tokenizer import Tokenizer
-from mobilebert_exp.errors import DataError, DivergedError, UserError
+from mobilebert_exp.errors import DataError
+from mobilebert_exp.metrics import check_finite
 from mobilebert_exp.modeling.variables import VariableSpec, classifier_variables, encoder_variables
 from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
-
-VOCABULARIES = {True: "vocab/bert_uncased_vocab.txt", False: "vocab/bert_multi_cased_vocab.txt"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,10 +62,12 @@ class Source(Protocol):
     Attributes:
       num_outputs: classes; 1 for a score.
       is_regression: whether labels are scores.
+      head: see `tasks.base.Task`.
     """
 
     num_outputs: int
     is_regression: bool
+    head: str
 
     def files(self, split: Split) -> Mapping[str, Path]:
         """The files of a split by name, in order; raises a UserError where there are none."""
@@ -107,22 +108,17 @@ class Classification:
     def vocab_size(self) -> int:
         return len(self._tokenizer.vocabulary)
 
+    @property
+    def head(self) -> str:
+        return self._source.head
+
     def num_examples(self, split: Split) -> int:
         return sum(1 for _ in self._source.examples(split))
 
-    def digests(self) -> Mapping[str, str]:
+    def digests(self, splits: Iterable[Split]) -> Mapping[str, str]:
         found = {"vocabulary": self._tokenizer.digest}
-        faults: list[UserError] = []
-        for split in Split:
-            try:
-                found |= _digests(self._source.files(split))
-            except UserError as fault:
-                faults.append(fault)
-                # A run that trains evaluates too: better told now than after the training.
-                if split is Split.dev and len(found) > 1:
-                    raise
-        if len(found) == 1:
-            raise faults[min(1, len(faults) - 1)]
+        for split in splits:
+            found |= _digests(self._source.files(split))
         return found
 
     def features(self, split: Split, *, limit: int | None = None) -> Features:
@@ -176,17 +172,9 @@ class Classification:
         return {"outputs": module(batch["input_ids"], batch["input_mask"], batch["segment_ids"])}
 
     def score(self, outputs: Mapping[str, np.ndarray], split: Split, *, limit: int | None = None) -> Evaluation:
-        import numpy as np
-
-        outputs_BC = outputs["outputs"]
-        broken = int((~np.isfinite(outputs_BC)).any(axis=-1).sum())
-        if broken:
-            raise DivergedError(
-                f"the model's outputs for {broken} of {len(outputs_BC)} examples are not numbers, so no metric would "
-                "mean anything; train anew with a lower task.optimizer.learning_rate"
-            )
+        check_finite(outputs)
         truths = self._dev_truths if (split, limit) == (Split.dev, None) else self._truths(split, limit)
-        return self._source.evaluate(truths, outputs_BC, split)
+        return self._source.evaluate(truths, outputs["outputs"], split)
 
     def _columns(self, *, training: bool) -> dict[str, Column]:
         columns = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), Column(shape=(self.config.max_seq_length,)))
@@ -206,7 +194,7 @@ class Classification:
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
         config = self.config
-        path = self._places.file(VOCABULARIES[config.lower_case], named=config.vocab_file)
+        path = self._places.file(casing.VOCABULARIES[config.lower_case], named=config.vocab_file)
         return casing.tokenizer(path, lower_case=config.lower_case)
 
 

@@ -11,7 +11,7 @@ Shapes: B global or per-replica batch, L tokens.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -83,11 +83,15 @@ class Task(Protocol):
     def vocab_size(self) -> int:
         """Entries of the task's vocabulary."""
 
+    @property
+    def head(self) -> str:
+        """What the head answers, in words: a checkpoint's head serves a task that says the same, and no other."""
+
     def num_examples(self, split: Split) -> int:
         """Examples of a split; reads the data, makes no features."""
 
-    def digests(self) -> Mapping[str, str]:
-        """sha256 of what the experiment reads, by name: data files and vocabulary."""
+    def digests(self, splits: Iterable[Split]) -> Mapping[str, str]:
+        """sha256 of what is read for these splits, by name: their files and the vocabulary; touches no other split."""
 
     def features(self, split: Split, *, limit: int | None = None) -> Features:
         """Makes, or finds in the cache, the features of a split (of its first `limit` examples)."""
@@ -96,7 +100,10 @@ class Task(Protocol):
         """Every variable that `build` makes; loads no TensorFlow."""
 
     def build(self, model: ModelConfig, *, seed: int, dtype: str) -> tf.Module:
-        """The model with this task's head; weights drawn from `seed`, activations in `dtype`."""
+        """The model with this task's head; weights drawn from `seed`, activations in `dtype`.
+
+        Its `encoder` is what a model of another task starts from.
+        """
 
     def losses(self, module: tf.Module, batch: Mapping[str, tf.Tensor], *, seed: tf.Tensor | None) -> tf.Tensor:
         """Loss of each example, `[B]` float32. `seed` (int32 `[2]`) drives dropout; None switches it off."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.checks import require
@@ -58,6 +58,7 @@ class GlueSource:
         self._about = glue.DESCRIPTIONS[config.dataset]
         self.is_regression = not self._about.labels
         self.num_outputs = len(self._about.labels) or 1
+        self.head = glue.head(config.dataset)
 
     def files(self, split: Split) -> Mapping[str, Path]:
         return {f"{split.value}{part.name and f'_{part.name}'}": path for part, path in self._parts(split)}
@@ -77,11 +78,12 @@ class GlueSource:
         return Evaluation(metrics=self._metrics(truths, answers), files=files)
 
     def _parts(self, split: Split) -> list[tuple[Part, Path]]:
-        """The files of a split; one that the user named stands for the first part, and is the only one."""
+        """The files of a split; of one that the user named its name says which part it is, else it is the first."""
         parts, key = self._of_split(split)
         named = getattr(self._config, key)
         if named is not None:
-            parts = parts[:1]
+            name = PurePosixPath(named).name.removesuffix(".gz")
+            parts = tuple(part for part in parts if PurePosixPath(part.file).name == name) or parts[:1]
         return [(part, self._places.file(f"glue/{part.file}", named=named)) for part in parts]
 
     def _of_split(self, split: Split) -> tuple[tuple[Part, ...], str]:

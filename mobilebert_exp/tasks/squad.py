@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from mobilebert_exp.data.squad_features import Counts, Sizes
 from mobilebert_exp.data.squad_windows import Window, windows
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError, DataError, MissingDataError, UserError
-from mobilebert_exp.metrics import SquadScore
+from mobilebert_exp.metrics import SquadScore, check_finite
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
 from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 BASELINE_FILE = "relation_baseline.json"
-VOCABULARIES = {True: "vocab/bert_uncased_vocab.txt", False: "vocab/bert_multi_cased_vocab.txt"}
 MAIN_METRICS = {False: ("f1", "exact_match"), True: ("f1", "exact", "best_f1", "best_exact")}  # by v2.0
 SPECIAL_TOKENS = 3  # [CLS] question [SEP] paragraph [SEP]
 
@@ -134,6 +133,10 @@ class Squad:
     def vocab_size(self) -> int:
         return len(self._tokenizer.vocabulary)
 
+    @property
+    def head(self) -> str:
+        return "SQuAD: first and last token of the answer"  # of v2.0 too: that there is none is an answer at [CLS]
+
     def num_examples(self, split: Split) -> int:
         with contextlib.suppress(UserError):  # a vocabulary that is missing matters to features alone
             if metadata := cache.found(self._features_dir, key=self._key(split, None)):
@@ -143,11 +146,10 @@ class Squad:
             counts.add(example)
         return self._counted(split, counts)
 
-    def digests(self) -> Mapping[str, str]:
-        found = {"vocabulary": self._tokenizer.digest, "dev": cache.file_digest(self._file(Split.dev))}
-        with contextlib.suppress(UserError):  # evaluation and prediction do without; training says so when it reads
-            found["train"] = cache.file_digest(self._file(Split.train))
-        return found
+    def digests(self, splits: Iterable[Split]) -> Mapping[str, str]:
+        parts = {"train" if split is Split.train else "dev": split for split in splits}
+        files = {part: cache.file_digest(self._file(split)) for part, split in parts.items()}
+        return {"vocabulary": self._tokenizer.digest, **files}
 
     def features(self, split: Split, *, limit: int | None = None) -> Features:
         training = split is Split.train
@@ -195,6 +197,7 @@ class Squad:
     def score(self, outputs: Mapping[str, np.ndarray], split: Split, *, limit: int | None = None) -> Evaluation:
         from mobilebert_exp.data.squad_answers import answer
 
+        check_finite(outputs)
         config = self.config
         examples, found = self._scored_part(split, limit)
         answers = answer(
@@ -305,7 +308,7 @@ class Squad:
         if config.vocab_file is not None:
             path = sources.fetched(config.vocab_file, cache_dir=self._cache_dir)
         elif self._data_root is not None:
-            path = self._found(VOCABULARIES[config.lower_case])
+            path = self._found(casing.VOCABULARIES[config.lower_case])
         elif self._is_starter:
             path = self._starter_folder / "vocab.txt"
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.checks import require
-from mobilebert_exp.data import xnli
+from mobilebert_exp.data import glue, xnli
 from mobilebert_exp.data.pairs import Example
 from mobilebert_exp.metrics import Confusion
 from mobilebert_exp.spelling import nearest
@@ -68,6 +68,7 @@ class XnliSource:
 
     num_outputs = len(xnli.LABELS)
     is_regression = False
+    head = glue.head(glue.Dataset.mnli)
 
     def __init__(self, config: Config, places: Places) -> None:
         self._config, self._places = config, places

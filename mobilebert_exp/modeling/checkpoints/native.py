@@ -1,6 +1,6 @@
 """Checkpoints of our own: TensorFlow object checkpoints in a run's `checkpoints/` (newest) and `checkpoints/best/`.
 
-Beside them lies `model.json`, the architecture they belong to.
+Beside them lies `model.json`, the architecture they belong to, and under `head` what their head answers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -20,6 +21,7 @@ from mobilebert_exp.files import write_json
 log = logging.getLogger(__name__)
 MODEL_FILE = "model.json"
 FOLDER, BEST = location.FOLDER, location.BEST
+HEAD = "head"  # in model.json
 NOT_ARCHITECTURE = frozenset(
     {"name", "layer_loop", "hidden_dropout", "attention_dropout", "initialization", "initializer_range"}
 )
@@ -56,13 +58,21 @@ class Best:
         return {f"best_checkpoint_{metric}": self.value, "best_checkpoint_step": float(self.step)}
 
 
-def write_model(run_dir: Path, model: ModelConfig) -> None:
-    """Records the architecture that the run's checkpoints belong to, whole or not at all."""
-    write_json(run_dir / MODEL_FILE, leaves(model))
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Found:
+    """A checkpoint: its prefix, and what its head answers; "" where an older version of this package wrote it."""
+
+    prefix: str
+    head: str
 
 
-def find(place: str, *, model: ModelConfig) -> str:
-    """The checkpoint prefix behind `init.checkpoint`.
+def write_model(run_dir: Path, model: ModelConfig, *, head: str) -> None:
+    """Records the architecture and the head that the run's checkpoints belong to, whole or not at all."""
+    write_json(run_dir / MODEL_FILE, {**leaves(model), HEAD: head})
+
+
+def find(place: str, *, model: ModelConfig) -> Found:
+    """The checkpoint behind `init.checkpoint`.
 
     Args:
       place: a run's folder (its best, else its newest), `RUN/best`, `RUN/last` or a prefix.
@@ -81,28 +91,60 @@ def find(place: str, *, model: ModelConfig) -> str:
         prefix = {"": best or newest, BEST: best, location.LAST: newest}[wanted]
     if not prefix:
         raise location.missing(place)
-    _check_architecture(path, place, model)
-    return prefix
+    recorded = _recorded(path, place)
+    _check_architecture(recorded, place, model)
+    return Found(prefix=prefix, head=str(recorded.get(HEAD, "")))
+
+
+def find_whole(place: str, *, model: ModelConfig, head: str) -> str:
+    """The prefix of the checkpoint behind `init.checkpoint`, whose head is to answer as it was taught to.
+
+    Raises:
+      CheckpointError: as `find`; or its head was taught another task.
+    """
+    found = find(place, model=model)
+    if found.head not in ("", head):
+        raise CheckpointError(
+            f"init.checkpoint={place} has the head of another task ({found.head}), and this one asks for {head}; "
+            "name a run of this task, or train one from it with mode=train"
+        )
+    return found.prefix
 
 
 def _run_of(prefix: Path) -> Path:
     return next((parent for parent in prefix.parents if (parent / MODEL_FILE).is_file()), prefix.parent)
 
 
-def _check_architecture(run_dir: Path, place: str, model: ModelConfig) -> None:
+def _recorded(run_dir: Path, place: str) -> dict[str, Any]:
     file = run_dir / MODEL_FILE
     if not file.is_file():
-        return
+        return {}
     try:
         recorded = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        raise CheckpointError(f"init.checkpoint={place}: {file} is not JSON; choose another run") from None
+        recorded = None
+    if not isinstance(recorded, dict):
+        raise CheckpointError(f"init.checkpoint={place}: {file} is no JSON object; choose another run")
+    return recorded
+
+
+def _check_architecture(recorded: dict[str, Any], place: str, model: ModelConfig) -> None:
     for name, value in leaves(model).items():
         if name in recorded and name not in NOT_ARCHITECTURE and recorded[name] != value:
             raise CheckpointError(
                 f"init.checkpoint={place} was trained with model.{name}={recorded[name]}, not {value}; "
                 f"set model={recorded['name']} model.{name}={recorded[name]}"
             )
+
+
+def start(module: tf.Module, found: Found, *, head: str) -> None:
+    """Gives a model the weights to start from: the encoder's, and the head's unless it was taught another task."""
+    if found.head in ("", head):
+        restore(tf.train.Checkpoint(model=module), found.prefix)
+        log.info("weights from %s", found.prefix)
+        return
+    restore(tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=module.encoder)), found.prefix)
+    log.info("the encoder's weights from %s; the head starts anew: it was for %s", found.prefix, found.head)
 
 
 def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
