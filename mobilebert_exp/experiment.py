@@ -15,7 +15,7 @@ from typing import Any
 
 from mobilebert_exp import location, mirror, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
-from mobilebert_exp.data import shared, sources
+from mobilebert_exp.data import parallel, shared, sources
 from mobilebert_exp.errors import ConfigError, DivergedError, OutputError, RunStopped, UserError
 from mobilebert_exp.files import write_json
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
@@ -30,7 +30,7 @@ RUN_ID_TIMEOUT_S = 60.0
 DEFAULT_CACHE = "~/.cache/mobilebert_exp"
 NOT_IDENTITY = (
     *("output_dir", "cache_dir", "shared_cache", "upload_to", "resume", "tracking."),
-    *("hardware.steps_per_loop", "trainer.keep_checkpoints"),
+    *("hardware.steps_per_loop", "hardware.feature_workers", "trainer.keep_checkpoints"),
 )
 
 
@@ -75,7 +75,8 @@ def run(
       UserError: a mistake that the user can mend.
       RunStopped: a signal asked it to stop; what it had is saved.
     """
-    with shared.at(config.shared_cache), StopRequest().listening() as stop:
+    workers, stop = parallel.shared_among(config.hardware.feature_workers), StopRequest()
+    with shared.at(config.shared_cache), workers, stop.listening():
         with stop.at_once():
             config, task = _assembled(config)
             if config.mode is Mode.plan:

@@ -31,7 +31,9 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "storage.place": (GROUND, set()),
     "storage": ("storage", set()),
     "data.shared": ("shared cache", {"storage"}),
-    "data": ("data", {"storage", "shared cache"}),
+    "data.cores": ("workers", set()),
+    "data.parallel": ("workers", set()),
+    "data": ("data", {"storage", "shared cache", "workers"}),
     "data.sources": ("sources", {"storage", "data"}),
     "modeling": ("modeling", set()),
     "tasks.base": ("task interface", {"modeling"}),
@@ -54,7 +56,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "experiment": (
         "experiment",
         {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"}
-        | {"sources", "shared cache", "mirror"},
+        | {"sources", "shared cache", "workers", "mirror"},
     ),
     "sweeping": ("sweeping", {"experiment", "tracking", "tracker interface", "sweep's note"}),
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for
