@@ -127,13 +127,13 @@ def test_no_more_workers_start_than_chunks_wait(
 
 
 def test_a_team_has_a_worker_a_core_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel.cores, "usable", lambda: 192)
+    monkeypatch.setattr(cores, "usable", lambda: 192)
     assert parallel.team_size() == 16
     with parallel.shared_among(24):
         assert parallel.team_size() == 24
         with parallel.shared_among(None):
             assert parallel.team_size() == 16
-    monkeypatch.setattr(parallel.cores, "usable", lambda: 3)
+    monkeypatch.setattr(cores, "usable", lambda: 3)
     assert parallel.team_size() == 3
 
 

@@ -248,36 +248,6 @@ def test_hardware(flags: list[str], hardware: dict[str, Any]) -> None:
     assert {key: found[f"hardware.{key}"] for key in hardware} == hardware
 
 
-def test_places_in_buckets_go_where_ours_take_them() -> None:
-    """As people with a TPU run the original: everything in a bucket."""
-    squad = [word.replace("=O", "=gs://bucket/out").replace("=V", "=gs://bucket/vocab.txt") for word in BASE]
-    found = _set(*_translated(*squad, "--data_dir=gs://bucket/data", "--init_checkpoint=gs://bucket/run"))
-    expected = {"upload_to": "gs://bucket/out", "output_dir": "outputs", "shared_cache": "gs://bucket/data"}
-    expected |= {"task.vocab_file": "gs://bucket/vocab.txt", "init.checkpoint": "gs://bucket/run"}
-    assert {key: found[key] for key in [*expected, "cache_dir"]} == {**expected, "cache_dir": None}
-    words = [word for word in CLASSIFIER if "data_dir" not in word and "output_dir" not in word]
-    for place, settings in {
-        "gs://bucket/glue/MRPC": {"data_root": "gs://bucket"},
-        "gs://glue/MRPC": {"data_root": None, "task.dev_file": "gs://glue/MRPC/dev.tsv"},
-    }.items():
-        flags = ["--do_train", f"--data_dir={place}", "--tfrecord_dir=gs://bucket/r", "--output_dir=gs://bucket"]
-        found = _set(*_translated(*words, *flags))
-        settings = {**settings, "shared_cache": "gs://bucket/r", "upload_to": "gs://bucket", "output_dir": "outputs"}
-        assert {key: found[key] for key in settings} == settings
-
-
-def test_a_model_file_in_a_bucket() -> None:
-    """One with a published name need not be read."""
-    own = [word for word in BASE if "bert_config_file" not in word]
-    assert "model=opt" in _translated(*own, f"--bert_config_file=gs://bucket/{Path(OPT).stem}/bert_config.json")
-    ended = here("translate", "--", *own, "--bert_config_file=gs://bucket/bert_config.json")
-    assert (ended.code, ended.out) == (2, "")
-    assert ended.err == (
-        "error: --bert_config_file=gs://bucket/bert_config.json: model.from_json reads files of this machine; "
-        "name a copy\n"
-    )
-
-
 @pytest.mark.parametrize(("cores", "name"), [("8", "tpu_v3_8"), ("256", "tpu_v3_256"), ("32", "tpu_v3_8")])
 def test_the_cores_of_a_tpu(cores: str, name: str) -> None:
     batch = [] if cores != "256" else ["--train_batch_size=256", "--eval_batch_size=256"]  # as the original wants it
