@@ -226,6 +226,7 @@ class HardwareConfig:
         takes all that are visible; on TPU it states the cores expected.
       steps_per_loop: training steps run on the device between two looks from the host; results do not depend on it.
       threads: intra-op threads on CPU; null lets TensorFlow choose.
+      feature_workers: processes that make features; null takes one for each core this process may use, at most 16.
       xla: whether the training step is compiled by XLA (measured slower on CPU, needed on TPU).
     """
 
@@ -237,6 +238,7 @@ class HardwareConfig:
     xla: bool = False
     steps_per_loop: int = 10
     threads: int | None = None
+    feature_workers: int | None = None
     tpu_name: str | None = None
     tpu_zone: str | None = None
     gcp_project: str | None = None

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mobilebert_exp import location, mirror, registry
+from mobilebert_exp import identity, location, mirror, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
-from mobilebert_exp.data import shared, sources
+from mobilebert_exp.data import parallel, shared, sources
 from mobilebert_exp.errors import (
     ConfigError,
-    DataError,
     DivergedError,
     OutputError,
     RunStopped,
@@ -29,7 +28,7 @@ from mobilebert_exp.errors import (
 from mobilebert_exp.files import write_json
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
 from mobilebert_exp.storage.place import Place
-from mobilebert_exp.tasks.base import Split, Task
+from mobilebert_exp.tasks.base import Task
 from mobilebert_exp.tracking import provenance, states
 from mobilebert_exp.tracking.base import RunInfo, RunState, Tracker
 from mobilebert_exp.tracking.report import end_table
@@ -38,15 +37,6 @@ log = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
 RUN_ID_TIMEOUT_S = 60.0
 DEFAULT_CACHE = "~/.cache/mobilebert_exp"
-READS = {  # what a mode reads; plan reads nothing here, and prepare what there is
-    Mode.train: (Split.train, Split.dev),
-    Mode.evaluate: (Split.dev,),
-    Mode.predict: (Split.predict,),
-}
-NOT_IDENTITY = (
-    *("output_dir", "cache_dir", "shared_cache", "upload_to", "resume", "tracking."),
-    *("hardware.steps_per_loop", "trainer.keep_checkpoints"),
-)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -90,7 +80,8 @@ def run(
       UserError: a mistake that the user can mend.
       RunStopped: a signal asked it to stop; what it had is saved.
     """
-    with shared.at(config.shared_cache), StopRequest().listening() as stop:
+    workers, stop = parallel.shared_among(config.hardware.feature_workers), StopRequest()
+    with shared.at(config.shared_cache), workers, stop.listening():
         with stop.at_once():
             config, task = _assembled(config)
             if config.mode is Mode.plan:
@@ -130,17 +121,6 @@ def _check_checkpoint(config: ExperimentConfig) -> None:
     """Fetches the starting weights if they lie elsewhere; raises CheckpointError where there are none."""
     if config.init.checkpoint is not None:
         location.check(sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir))
-
-
-def _digests(config: ExperimentConfig, task: Task) -> dict[str, str]:
-    """Of the vocabulary and the files that the mode reads; of other files none is looked for, or fetched."""
-    if config.mode is not Mode.prepare:
-        return dict(task.digests(READS[config.mode]))
-    found: dict[str, str] = {}
-    for split in Split:
-        with contextlib.suppress(ConfigError, DataError):  # the runner prepares what there is, and tells of the rest
-            found |= task.digests([split])
-    return found
 
 
 def _plan(
@@ -207,12 +187,8 @@ class _Run:
     ) -> None:
         self._config, self._task, self._stop = config, task, stop
         self._overrides, self._sweep_dir = list(overrides), sweep_dir
-        self._digests = _digests(config, task)
-        self._identity = states.identity(
-            {k: v for k, v in leaves(config).items() if not k.startswith(NOT_IDENTITY)},
-            digests=self._digests,
-            code=provenance.code_digest(),
-        )
+        self._digests = identity.digests(config, task)
+        self._identity = identity.of(config, self._digests)
         self._output_dir = Path(config.output_dir).resolve()
         self._worker = worker_index(config, tf_config)
         self._asked_dir = (run_dir / f"worker-{self._worker}" if self._worker else run_dir).resolve()

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+_Node = TypeVar("_Node", bound=ast.AST)
 PACKAGE = Path(__file__).resolve().parent.parent / "mobilebert_exp"
 CHECKOUT = PACKAGE.parent
 
@@ -31,7 +33,9 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "storage.place": (GROUND, set()),
     "storage": ("storage", set()),
     "data.shared": ("shared cache", {"storage"}),
-    "data": ("data", {"storage", "shared cache"}),
+    "data.cores": ("workers", set()),
+    "data.parallel": ("workers", set()),
+    "data": ("data", {"storage", "shared cache", "workers"}),
     "data.sources": ("sources", {"storage", "data"}),
     "modeling": ("modeling", set()),
     "tasks.base": ("task interface", {"modeling"}),
@@ -51,10 +55,11 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "original_json": ("composition", {"registry"}),
     "groups": ("composition", {"registry"}),
     "sweeping.parent": ("sweep's note", {"tracking", "tracker interface"}),  # what a sweep leaves for its jobs
+    "identity": ("identity", {"task interface", "tracking"}),
     "experiment": (
         "experiment",
         {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"}
-        | {"sources", "shared cache", "mirror"},
+        | {"identity", "sources", "shared cache", "workers", "mirror"},
     ),
     "sweeping": ("sweeping", {"experiment", "tracking", "tracker interface", "sweep's note"}),
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for
@@ -245,6 +250,35 @@ def test_what_serves_every_task_names_none() -> None:
         if kinds & set(re.findall(r"[a-z0-9]+", text.lower()))
     }
     assert named == set()
+
+
+def test_every_constant_is_used() -> None:
+    """One that only its own line names is dead."""
+    used = {node.id for node in _nodes(ast.Name) if isinstance(node.ctx, ast.Load)}
+    used |= {node.attr for node in _nodes(ast.Attribute)} | {node.name for node in _nodes(ast.alias)}
+    dead = {
+        (name, target.id)
+        for name, module in _modules().items()
+        for line in module.body
+        if isinstance(line, ast.Assign | ast.AnnAssign)
+        for target in (line.targets if isinstance(line, ast.Assign) else [line.target])
+        if isinstance(target, ast.Name) and target.id.isupper() and target.id not in used
+    }
+    assert dead == set()
+
+
+def test_no_long_constant_stands_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for name, module in _modules().items():
+        for line in module.body:
+            value = line.value if isinstance(line, ast.Assign | ast.AnnAssign) else None
+            if isinstance(value, ast.Tuple | ast.List | ast.Set) and len(value.elts) > 4:
+                places.setdefault(ast.dump(value), []).append(name)
+    assert [names for names in places.values() if len(names) > 1] == []
+
+
+def _nodes(kind: type[_Node]) -> Iterator[_Node]:
+    return (node for module in _modules().values() for node in ast.walk(module) if isinstance(node, kind))
 
 
 def _words(module: ast.Module) -> Iterator[str]:

@@ -227,6 +227,7 @@ def test_batches_are_checked_again_when_devices_are_counted() -> None:
         ("task.optimizer.gradient_clip_norm=0", "task.optimizer.gradient_clip_norm=0.0 is not positive"),
         ("task.num_train_epochs=inf", "task.num_train_epochs=inf is not a finite number; give one"),
         ("hardware.threads=0", "hardware.threads=0 is below 1; raise it"),
+        ("hardware.feature_workers=0", "hardware.feature_workers=0 is below 1; raise it"),
         ("hardware.num_replicas=2", "hardware.num_replicas=2 does not fit hardware.distribution=one_device"),
         ("hardware.device=tpu", "hardware.distribution=one_device does not fit hardware.device=tpu"),
         ("trainer.keep_checkpoints=0", "trainer.keep_checkpoints=0 is below 1; raise it"),

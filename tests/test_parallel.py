@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import workloads
 
-from mobilebert_exp.data import parallel
+from mobilebert_exp.data import cores, parallel
 from mobilebert_exp.errors import DataError, WorkerError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -107,6 +107,64 @@ def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
         next(results)
     assert _workers(tmp_path)
     assert not any(map(_is_alive, _workers(tmp_path))), "at once, not when the garbage is collected"
+
+
+@pytest.mark.parametrize(("chunks", "workers", "most"), [(14, 40, 14), (200, 2, 2)])
+def test_no_more_workers_start_than_chunks_wait(
+    chunks: int, workers: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class Counted(parallel._Worker):
+        def __init__(self, work: bytes) -> None:
+            started.append(work)
+            super().__init__(work)
+
+    monkeypatch.setattr(parallel, "_Worker", Counted)
+    assert len(list(parallel.ordered(workloads.Traced(tmp_path), _chunks(5 * chunks), workers=workers))) == chunks
+    assert 1 <= len(started) <= most
+    assert not any(map(_is_alive, _workers(tmp_path)))
+
+
+def test_a_team_has_a_worker_a_core_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "usable", lambda: 192)
+    assert parallel.team_size() == 16
+    with parallel.shared_among(24):
+        assert parallel.team_size() == 24
+        with parallel.shared_among(None):
+            assert parallel.team_size() == 16
+    monkeypatch.setattr(cores, "usable", lambda: 3)
+    assert parallel.team_size() == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "expected"),
+    [
+        ("", {}, 8),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "1000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "3200000 100000\n"}, 8),
+        ("0::/pod/box\n", {"pod/cpu.max": "300000 100000\n", "pod/box/cpu.max": "max 100000\n"}, 3),
+        ("0::/../elsewhere\n", {"cpu.max": "damaged\n"}, 8),
+        ("4:memory:/a\n1:cpu,x:/a\n", {"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ("no such line\n", {}, 8),
+    ],
+)  # fmt: skip
+def test_a_container_has_the_cores_of_its_quota(
+    lines: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    for name, content in {"proc/self/cgroup": lines, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    assert cores.usable(root=tmp_path) == expected
+
+
+def test_this_machine_has_some() -> None:
+    assert 1 <= cores.usable() <= len(os.sched_getaffinity(0))
 
 
 def test_a_signal_to_all_processes_of_a_job_is_not_the_workers(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from command_line import Ended, here
 from fakes import FakeTracker
 from faults import Fault, Proxy
 
-from mobilebert_exp.data import records
+from mobilebert_exp.data import parallel, records
 from mobilebert_exp.errors import MissingDataError
 from mobilebert_exp.runners import prepare
 from mobilebert_exp.runners.base import Job, StopRequest
@@ -158,3 +158,21 @@ def test_nothing_at_all_to_prepare(tmp_path: Path) -> None:
     job = Job(config=config, task=task, run_dir=tmp_path, tracker=toy.started(FakeTracker()), stop=StopRequest())
     with pytest.raises(MissingDataError, match=r"^train.tsv is not there; name a readable file$"):
         prepare.run(job)
+
+
+def test_how_many_make_features_can_be_set_and_is_no_other_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, real = set(), parallel.team_size
+
+    def heard() -> int:
+        asked.add(real())
+        return 1
+
+    monkeypatch.setattr(parallel, "team_size", heard)
+    _table(_prepared(tmp_path, "hardware.feature_workers=3"))
+    assert asked == {3}
+    _table(_prepared(tmp_path, "hardware.feature_workers=7", cache="another cache"))
+    assert asked == {3, 7}
+    states = [json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("outputs/*/*/*/state.json")]
+    assert len({state["identity"] for state in states}) == 1 < len(states)

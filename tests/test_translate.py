@@ -49,8 +49,8 @@ def _lines(script: str, flags: str) -> str:
     return f"python3 {script} \\\n  " + " \\\n  ".join(flags.split())
 
 
-def _translated(*arguments: str) -> list[str]:
-    """The settings printed, as words of a shell that fills in no variable."""
+def _translated(*arguments: str, composes: bool = True) -> list[str]:
+    """The settings printed, as words of a shell that fills in no variable, which compose unless it is said."""
     ended = here("translate", "--", *arguments)
     assert ended.code == 0, ended.err
     assert [line.partition(":")[0] for line in ended.err.splitlines()] == ["note"] * ended.err.count("\n")
@@ -58,6 +58,8 @@ def _translated(*arguments: str) -> list[str]:
     found = shlex.split(line)
     start = found.index(COMMAND[0])
     assert found[start : start + 3] == COMMAND
+    if composes:
+        compose(found[start + 3 :])
     return found[start + 3 :]
 
 
@@ -80,7 +82,8 @@ def test_the_readmes_fine_tuning_is_one_command() -> None:
         "note: model=opt is what was published as uncased_L-24_H-128_B-512_A-4_F-4_OPT; if yours differs, "
         "model.from_json=FILE\n"
         "note: the flags do not say how large the TPU is; hardware=tpu_v3_8 is one board of 8 cores\n"
-        "note: init.checkpoint reads runs of this package; weights of other code cannot be read yet\n"
+        "note: init.checkpoint reads runs of this package; weights of other code cannot be read yet, and the command "
+        "would say so: name a run, or leave it out to start from scratch\n"
     )
     expected = {
         **{
@@ -158,7 +161,7 @@ def test_the_readmes_other_commands_are_refused_flag_by_flag(script: str, flags:
 def test_a_line_that_lost_its_backslash_goes_on() -> None:
     """So the quantised fine-tuning is printed upstream: `--warmup_proportion=0.1`, a bare line end, one more flag."""
     text = _lines("run_squad.py", f"--bert_config_file={QAT} {FINE_TUNING}") + "\n  --nouse_quantized_training\n"
-    assert "model=qat" in _translated(text)
+    assert "model=qat" in _translated(text, composes=False)  # its variables are open
 
 
 def test_the_second_readmes_checkpoints_name_their_models() -> None:
@@ -247,7 +250,8 @@ def test_hardware(flags: list[str], hardware: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("cores", "name"), [("8", "tpu_v3_8"), ("256", "tpu_v3_256"), ("32", "tpu_v3_8")])
 def test_the_cores_of_a_tpu(cores: str, name: str) -> None:
-    settings = _translated(*CLASSIFIER, "--do_train", "--use_tpu", f"--num_tpu_cores={cores}")
+    batch = [] if cores != "256" else ["--train_batch_size=256", "--eval_batch_size=256"]  # as the original wants it
+    settings = _translated(*CLASSIFIER, "--do_train", "--use_tpu", f"--num_tpu_cores={cores}", *batch)
     found = _set(*(word for word in settings if word.startswith("hardware")), "task.global_batch_size=256",
                  "task.eval_batch_size=256")  # fmt: skip
     assert (found["hardware.name"], found["hardware.num_replicas"]) == (name, int(cores))
@@ -263,7 +267,9 @@ def test_only_predicting_wants_a_run() -> None:
 
 def test_a_file_of_ones_own_is_read() -> None:
     own = [word for word in BASE if "bert_config_file" not in word]
-    assert "model.from_json=b/c.json" in _translated(*own, "--bert_config_file=b/c.json")
+    assert "model.from_json=b/c.json" in _translated(
+        *own, "--bert_config_file=b/c.json", composes=False
+    )  # no such file
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import toy
 from command_line import here
 from fakes import FakeTracker
 
-from mobilebert_exp import compose, experiment
+from mobilebert_exp import compose, identity
 from mobilebert_exp.data import sources
 from mobilebert_exp.errors import DataError
 from mobilebert_exp.registry import create_task
@@ -58,7 +58,7 @@ def test_a_mode_asks_for_its_own_files(
 
     monkeypatch.setattr(sources, "find", find)
     config = compose([*overrides, f"data_root={sources.PUBLISHERS}", f"cache_dir={tmp_path}/cache"])
-    digests = experiment._digests(config, create_task(config))
+    digests = identity.digests(config, create_task(config))
     assert sorted({name for name in asked if not name.startswith("vocab/")}) == sorted(wanted)
     assert len(digests) == 1 + len(wanted)
 
@@ -70,7 +70,7 @@ def test_what_is_not_there_is_prepared_without(tmp_path: Path) -> None:
     config = compose(
         ["mode=prepare", "task=glue", "task.dataset=rte", f"data_root={tmp_path}", f"cache_dir={tmp_path}/cache"]
     )
-    assert set(experiment._digests(config, create_task(config))) == {"vocabulary", "train", "dev"}
+    assert set(identity.digests(config, create_task(config))) == {"vocabulary", "train", "dev"}
 
 
 def test_one_part_alone_is_enough_to_predict_and_its_absence_is_told_at_once(tmp_path: Path) -> None:

@@ -13,23 +13,29 @@ import itertools
 import json
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from mobilebert_exp.data import cores
 from mobilebert_exp.errors import UserError, WorkerError
 
 _INLINE_CHUNKS = 12  # fewer are done before the first worker has started
+_MOST_WORKERS = 16  # unless asked: one process reads the data and writes the records, and feeds no more
 _CHUNKS_A_WORKER = 2  # one in its hands and one waiting: enough to keep it busy, and all that is in memory
 _SERVE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from mobilebert_exp.data import parallel as p; p.serve()"
 )
+
+# Tasks hand on examples and need not know who works on them, so it stands beside the call.
+_ASKED: ContextVar[int | None] = ContextVar("worker processes", default=None)
 
 _Item = TypeVar("_Item")
 _Chunk = TypeVar("_Chunk")
@@ -43,6 +49,21 @@ def chunked(items: Iterable[_Item], *, size: int) -> Iterator[list[_Item]]:
         yield chunk
 
 
+@contextlib.contextmanager
+def shared_among(workers: int | None) -> Iterator[None]:
+    """Inside the block, so many processes share the work; None leaves it to `team_size`."""
+    token = _ASKED.set(workers)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
+
+
+def team_size() -> int:
+    """How many processes share the work: what was asked for, or one for each core this one may use, at most 16."""
+    return _ASKED.get() or min(cores.usable(), _MOST_WORKERS)
+
+
 def ordered(
     work: Callable[[_Chunk], _Result], chunks: Iterable[_Chunk], *, workers: int | None = None
 ) -> Generator[_Result, None, None]:
@@ -51,7 +72,7 @@ def ordered(
     Args:
       work: an instance or a function that can be pickled; importing its module should be cheap. It is sent once.
       chunks: read as the results are taken: at most two for each worker are in memory. Best 10 to 100 ms of work each.
-      workers: how many processes; by default one for each core that this process may use.
+      workers: how many processes at most; by default `team_size()`. One starts when a chunk waits and none is free.
 
     Close the iterator (`contextlib.closing`) when leaving before its end, and its processes end there and then.
 
@@ -59,7 +80,7 @@ def ordered(
       WorkerError: a worker was killed, or cannot be started.
       Exception: whatever `work` raised, when its turn comes.
     """
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = team_size() if workers is None else workers
     ahead = iter(chunks)
     first = list(itertools.islice(ahead, _INLINE_CHUNKS)) if workers > 1 else []
     every = itertools.chain(first, ahead)
@@ -78,26 +99,29 @@ def ordered(
 
 @contextlib.contextmanager
 def _team(work: Callable[[Any], Any], *, size: int) -> Iterator[Callable[[Any], Future[Any]]]:
-    """What hands a chunk to the next free of `size` workers. They are gone when the block is left."""
+    """What hands a chunk to the next free of at most `size` workers. They are gone when the block is left."""
     content = pickle.dumps(work, protocol=pickle.HIGHEST_PROTOCOL)
     members: list[_Worker] = []
-    free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    starting, is_over = threading.Lock(), threading.Event()
+    own = threading.local()
 
     def done_by_one(chunk: Any) -> Any:
-        worker = free.get()
-        try:
-            return worker.ask(chunk)
-        finally:
-            free.put(worker)
+        if not hasattr(own, "worker"):
+            with starting:
+                if is_over.is_set():
+                    raise CancelledError  # nobody would end it
+                own.worker = _Worker(content)
+                members.append(own.worker)
+        return own.worker.ask(chunk)
 
-    with ThreadPoolExecutor(size, thread_name_prefix="worker") as threads:  # each waits for the pipe of one worker
+    # Each thread waits for the pipe of its worker; the pool starts one only when a chunk waits and no other is idle.
+    with ThreadPoolExecutor(size, thread_name_prefix="worker") as threads:
         try:
-            for _ in range(size):
-                members.append(_Worker(content))
-                free.put(members[-1])
             yield lambda chunk: threads.submit(done_by_one, chunk)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
+            with starting:
+                is_over.set()
             for worker in members:
                 worker.end()
 

@@ -3,14 +3,14 @@
 Sizes and checksums are those that TensorFlow Datasets (tensorflow_datasets/url_checksums/{squad,glue,xnli}.txt) and
 Hugging Face Datasets (datasets/{squad_v2,glue,xnli}/dataset_infos.json) record of the same addresses or of copies of
 the same files; the two agree wherever both have a file. Those of the vocabularies are the ones that NVIDIA's
-DeepLearningExamples check (GooglePretrainedWeightDownloader.py). Nobody publishes any for the MobileBERT checkpoints
-and for GLUE's labelled diagnostic.
+DeepLearningExamples check (GooglePretrainedWeightDownloader.py). Nobody publishes any for GLUE's labelled diagnostic.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mobilebert_exp.data.xnli import LANGUAGES
 from mobilebert_exp.storage.web import File
 
 _SQUAD = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
@@ -18,8 +18,6 @@ _GLUE = "https://dl.fbaipublicfiles.com/glue/data"
 _MRPC = "https://dl.fbaipublicfiles.com/senteval/senteval_data"
 _XNLI = "https://dl.fbaipublicfiles.com/XNLI"
 _HUB = "https://huggingface.co/google-bert"
-_MODELS = "https://storage.googleapis.com"
-_NAME = "uncased_L-24_H-128_B-512_A-4_F-4_OPT"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -92,14 +90,13 @@ _XNLI_TEXTS = _file(
 _XNLI_TRANSLATIONS = _file(
     f"{_XNLI}/XNLI-MT-1.0.zip", 466_098_360, "f732517ba2fb1d550e9f3c2aabaef6017c91ee2dcec90e878f138764d224db05"
 )
-XNLI_LANGUAGES = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
 _XNLI_FILES = {
     f"xnli/xnli.{part}.tsv": Part(file=_XNLI_TEXTS, member=f"XNLI-1.0/xnli.{part}.tsv") for part in ("dev", "test")
 } | {
     f"xnli/multinli/multinli.train.{language}.tsv": Part(
         file=_XNLI_TRANSLATIONS, member=f"XNLI-MT-1.0/multinli/multinli.train.{language}.tsv"
     )
-    for language in XNLI_LANGUAGES
+    for language in LANGUAGES
 }
 
 _VOCABULARIES = {
@@ -120,14 +117,6 @@ _VOCABULARIES = {
 }
 
 FILES: dict[str, Part] = _SQUAD_FILES | _GLUE_FILES | _XNLI_FILES | _VOCABULARIES
-
-CHECKPOINTS = {
-    "original": File(address=f"{_MODELS}/cloud-tpu-checkpoints/mobilebert/{_NAME}.tar.gz"),
-    "tf-models": File(address=f"{_MODELS}/tf_model_garden/official/mobilebert/{_NAME}.tar.gz"),
-    "tf-models, multilingual": File(
-        address=f"{_MODELS}/tf_model_garden/official/mobilebert/{_NAME.replace('uncased', 'multi_cased')}.tar.gz"
-    ),
-}
 
 
 def known(address: str) -> File:

@@ -15,9 +15,9 @@ from itertools import pairwise
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from mobilebert_exp.data.tokenizer import SPECIAL_TOKENS
 from mobilebert_exp.errors import ConfigError
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
 
 _Pair = tuple[str, str]

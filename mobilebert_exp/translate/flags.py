@@ -87,14 +87,15 @@ def _by_name(*groups: Sequence[Flag]) -> dict[str, Flag]:
     return {flag.name: flag for flags in groups for flag in flags}
 
 
-FEATURES = "features are kept there, named by their content"
+FEATURES = "features are kept there, named by their content; of `gs://…` `shared_cache`"
 COMMON = (
     text(
         "bert_config_file",
-        here="`model=NAME` where file or folder has a published name ([below](#models)), else `model.from_json=FILE`",
+        here="`model=NAME` where file or folder has a published name ([below](#models)), "
+        "else `model.from_json=FILE`, of this machine",
     ),
     text("vocab_file", "task.vocab_file"),
-    text("output_dir", "output_dir", here="each run gets a folder of its own in it"),
+    text("output_dir", "output_dir", here="each run gets a folder of its own in it; of `gs://…` `upload_to`"),
     text("init_checkpoint", "init.checkpoint", here=f"a run of this package: {OTHER_WEIGHTS}"),
     switch("do_lower_case", "task.lower_case", default="true"),
     whole("train_batch_size", "task.global_batch_size", default="32"),

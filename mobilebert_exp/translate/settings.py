@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from mobilebert_exp.errors import ConfigError
 from mobilebert_exp.spelling import nearest
+from mobilebert_exp.storage.place import GS, is_remote
 from mobilebert_exp.translate.command_line import Text, shown
 from mobilebert_exp.translate.flags import Script
 
@@ -19,6 +20,10 @@ MODELS = {  # the published architectures: names of files, and of the folders in
     "uncased_L-24_H-1024_B-512_A-4": "teacher",
     "multi_cased_L-24_H-128_B-512_A-4_F-4_OPT": "multilingual",
 }
+IN_BUCKET = {
+    "output_dir": "upload_to",
+    "cache_dir": "shared_cache",
+}  # folders of this machine, and what a bucket is for
 TPUS = {"8": "tpu_v3_8", "256": "tpu_v3_256"}  # by cores
 TPU_FLAGS = ("tpu_name", "tpu_zone", "gcp_project", "num_tpu_cores")
 DATASETS = {  # of run_classifier.py: our name, GLUE's folder and the files it reads, as the original does
@@ -132,7 +137,7 @@ def _chinese(place: str, found: Translation, *, predict: bool) -> None:
 
 def _above(place: str, folder: str) -> Text:
     """The place in which the folder lies, if `place` is that folder; else empty."""
-    match = re.fullmatch(rf"(?:(.*)/)?{folder}", place)
+    match = re.fullmatch(rf"(?:(.*(?<!/))/)?{folder}", place)
     return Text("" if match is None else "." if match[1] is None else match[1] or "/")
 
 
@@ -146,6 +151,10 @@ def _model(given: Given, found: Translation) -> None:
     known = [stem for stem in (name.removesuffix(".json"), *folders[-1:]) if stem in MODELS]
     if not known:
         found.settings["model.from_json"] = file
+        if is_remote(file):
+            found.refusals.append(
+                f"--bert_config_file={shown(file)}: model.from_json reads files of this machine; name a copy"
+            )
         return
     model = MODELS[known[0]]
     found.settings["model"] = model
@@ -178,11 +187,15 @@ def _others(script: Script, given: Given, found: Translation) -> None:
     for name, flag in script.flags.items():
         if name in given and flag.key and name not in skipped:
             value = given[name]
-            found.settings.setdefault(flag.key, value if isinstance(value, str) else str(value).lower())
+            key = IN_BUCKET.get(flag.key, flag.key) if isinstance(value, str) and value.startswith(GS) else flag.key
+            found.settings.setdefault(key, value if isinstance(value, str) else str(value).lower())
     if found.settings.get("mode") != "train" and "init.checkpoint" not in found.settings:
         found.settings["init.checkpoint"] = RUN
         found.notes.append(
             f"put the folder of the training run in place of {RUN}; the original takes the newest of --output_dir"
         )
     elif "init.checkpoint" in found.settings:
-        found.notes.append("init.checkpoint reads runs of this package; weights of other code cannot be read yet")
+        found.notes.append(
+            "init.checkpoint reads runs of this package; weights of other code cannot be read yet, and the command "
+            "would say so: name a run, or leave it out to start from scratch"
+        )

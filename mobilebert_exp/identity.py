@@ -1,0 +1,38 @@
+"""What makes two runs the same experiment: their settings, but for those that change no result, and what they read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+from mobilebert_exp.config import ExperimentConfig, Mode, leaves
+from mobilebert_exp.errors import ConfigError, DataError
+from mobilebert_exp.tasks.base import Split, Task
+from mobilebert_exp.tracking import provenance, states
+
+READS = {  # what a mode reads; plan reads nothing here, and prepare what there is
+    Mode.train: (Split.train, Split.dev),
+    Mode.evaluate: (Split.dev,),
+    Mode.predict: (Split.predict,),
+}
+NOT_IDENTITY = (
+    *("output_dir", "cache_dir", "shared_cache", "upload_to", "resume", "tracking."),
+    *("hardware.steps_per_loop", "hardware.feature_workers", "trainer.keep_checkpoints"),
+)
+
+
+def of(config: ExperimentConfig, digests: Mapping[str, str]) -> str:
+    """The identity of a run of `config` that reads what `digests` tells."""
+    settings = {key: value for key, value in leaves(config).items() if not key.startswith(NOT_IDENTITY)}
+    return states.identity(settings, digests=digests, code=provenance.code_digest())
+
+
+def digests(config: ExperimentConfig, task: Task) -> dict[str, str]:
+    """Of the vocabulary and the files that the mode reads; of other files none is looked for, or fetched."""
+    if config.mode is not Mode.prepare:
+        return dict(task.digests(READS[config.mode]))
+    found: dict[str, str] = {}
+    for split in Split:
+        with contextlib.suppress(ConfigError, DataError):  # the runner prepares what there is, and tells of the rest
+            found |= task.digests([split])
+    return found
