@@ -314,9 +314,7 @@ class _Run:
         """Writes `result.json`, sends the artifacts, closes the run and shows the end.
 
         A run that failed of what the user can mend goes on from its checkpoint, if it has one, with the same command.
-
-        Raises:
-          StorageError: the run finished, and its copy in the bucket did not.
+        Raises StorageError where the run finished and its copy in a bucket did not.
         """
         outcome = outcome or Outcome()
         self._closing.set()
