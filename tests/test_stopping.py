@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -81,10 +82,11 @@ def _paragraph(number: int) -> dict[str, object]:
 
 
 def _children(process: int) -> list[int]:
-    try:
-        return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-    except OSError:
-        return []
+    """Of all its threads: each worker is started by one of its own."""
+    files = Path(f"/proc/{process}/task").glob("*/children")
+    with contextlib.suppress(OSError):
+        return [int(each) for file in files for each in file.read_text(encoding="utf-8").split()]
+    return []
 
 
 def _is_alive(process: int) -> bool:
@@ -130,6 +132,7 @@ def test_features_that_are_being_made_end_with_the_run(
             if len(os.sched_getaffinity(0)) > 1:
                 _wait_for(lambda: bool(_children(running.pid)), of=running)
             workers = _children(running.pid)
+            assert workers or len(os.sched_getaffinity(0)) == 1
             running.send_signal(number)
             said, complained = running.communicate(timeout=60)
         finally:
