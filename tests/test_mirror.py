@@ -85,6 +85,18 @@ def test_a_run_goes_on_on_another_machine(cloud: Proxy, place: Place, tmp_path: 
     assert Bucket(BUCKET).stat((at / "checkpoints/ckpt-9.index").name) is None
 
 
+def test_a_checkpoint_of_another_is_not_removed(cloud: Proxy, place: Place, tmp_path: Path) -> None:
+    other = (place / "task/today/checkpoints/ckpt-7.index").name
+    _record(tmp_path, RunState.RUNNING, step=1)
+    copy = _mirror(place, tmp_path)
+    with copy.claimed():
+        Bucket(BUCKET).write(other, b"7", generation=0)
+        copy.update()
+        _record(tmp_path, RunState.RUNNING, step=2)
+        copy.update()
+    assert _in_bucket(str(copy.place)) == [2, 7]
+
+
 def test_an_upload_that_fails_stops_no_training(
     cloud: Proxy, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -274,6 +286,7 @@ def test_a_name_that_another_machine_has_is_not_taken(machine: Callable[[str], M
     assert _in_bucket(f"{place}/toy/same") == [10]
 
 
+@pytest.mark.usefixtures("machines_die")
 def test_a_run_whose_last_upload_fails_has_finished_and_says_so(
     machine: Callable[[str], Machine], cloud: Proxy, place: Place
 ) -> None:
