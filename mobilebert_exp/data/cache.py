@@ -31,10 +31,9 @@ def file_digest(path: str | Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; set data_root, or the task's file, to where it is") from None
+        raise MissingDataError(f"{path} does not exist; set data_root, or the task's file, to where it is") from None
     except OSError as error:
-        kind = MissingDataError if isinstance(error, FileNotFoundError) else DataError
-        raise kind(f"{path} cannot be read ({error.strerror}); name a readable file") from None
+        raise DataError(f"{path} cannot be read ({error.strerror}); name a readable file") from None
 
 
 def cached(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mobilebert_exp.data.json_stream import NotStreamableError, elements
-from mobilebert_exp.errors import DataError
+from mobilebert_exp.errors import DataError, MissingDataError
 
 _LOG = logging.getLogger(__name__)
 _OTHER_BLANKS = "\t\r\n\u202f"
@@ -245,7 +245,7 @@ def _load(path: Path) -> object:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; set data_root, or the task's file, to where it is") from None
+        raise MissingDataError(f"{path} does not exist; set data_root, or the task's file, to where it is") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); name a readable file") from None
     except UnicodeDecodeError as error:

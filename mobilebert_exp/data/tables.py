@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
-from mobilebert_exp.errors import DataError
+from mobilebert_exp.errors import DataError, MissingDataError
 
 FETCH = "fetch the file again"
 
@@ -100,7 +100,7 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, raw in enumerate(file, start=1):
                 yield number, raw
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; set data_root, or the task's file, to where it is") from None
+        raise MissingDataError(f"{path} does not exist; set data_root, or the task's file, to where it is") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         fault = "is cut short" if isinstance(error, EOFError) else "is no whole gzip file"
         raise DataError(f"{path} {fault} after line {number}; {FETCH}") from None
