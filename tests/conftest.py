@@ -9,6 +9,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.pop("STORAGE_EMULATOR_HOST", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a person's own server is no place for the runs of tests
 
+import gc
 import random
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,14 @@ def _seeded() -> None:
     np.random.seed(0)
     if "tensorflow" in sys.modules:
         sys.modules["tensorflow"].random.set_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tidy() -> Iterator[None]:
+    """What a module leaves behind (TensorFlow's graphs, mostly) is not searched for garbage again and again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def check_trained_alike(found: str, expected: str) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_replicas_train_alike(count: int) -> None:
     """Ten steps on the same global batches, in one call on one device, in three calls on several."""

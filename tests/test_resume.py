@@ -146,6 +146,7 @@ def check_same_end(found: Path, expected: Path) -> None:
         assert (ours_dir / file).read_text() == (theirs_dir / file).read_text(), file
 
 
+@pytest.mark.slow
 def test_terminated_killed_and_interrupted_ends_as_if_it_never_had(uninterrupted: Path) -> None:
     """One run dies four deaths: SIGTERM (a preempted machine), a mistake, SIGKILL (no time for a word), Ctrl-C."""
     folder = sibling(uninterrupted, "interrupted")

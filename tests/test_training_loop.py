@@ -83,6 +83,7 @@ def test_bfloat16_trains_float32_weights(reference: toy.Steps, tmp_path: Path) -
     assert not np.array_equal(found.losses, reference.losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_xla_computes_the_same(reference: toy.Steps, parts: int, tmp_path: Path) -> None:
     config = toy.experiment(hardware__xla=True, trainer__gradient_accumulation_steps=parts)

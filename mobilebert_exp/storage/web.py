@@ -183,6 +183,7 @@ def _session() -> requests.Session:
         status_forcelist=(429, 500, 502, 503, 504),
         allowed_methods=("GET",),
     )
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it tries again it need not tell; the end is told here
     session = requests.Session()
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=policy))
