@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import resource
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,15 +17,6 @@ from mobilebert_exp.config import ExperimentConfig, Mode
 from mobilebert_exp.errors import RunStopped
 
 SMALL = ["task.starter.train_articles=30", "task.starter.dev_articles=6"]
-BARE_HYDRA = """
-import hydra
-
-@hydra.main(version_base="1.3", config_path=None)
-def main(config):
-    pass
-
-main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -231,31 +217,3 @@ def test_a_mistake_in_a_run_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         "error: task.doc_stride=400 is not within the window of 317 paragraph tokens "
         "(task.max_seq_length=384 less the question); lower it\n"
     )
-
-
-def _cpu_seconds(*command: str, cwd: Path) -> float:
-    """Processor time of the quickest of three runs, which other work on the machine hardly changes."""
-    best = float("inf")
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONPYCACHEPREFIX": str(cwd / "compiled")}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        subprocess.run(
-            [sys.executable, *command], cwd=cwd, env=environment, check=True, capture_output=True, timeout=120
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return best
-
-
-def test_help_and_cfg_take_at_most_twice_a_bare_hydra_program(tmp_path: Path) -> None:
-    (tmp_path / "bare.py").write_text(BARE_HYDRA, encoding="utf-8")
-    times = {
-        name: (
-            _cpu_seconds("-m", "mobilebert_exp", *flags, cwd=tmp_path),
-            _cpu_seconds("bare.py", *flags, cwd=tmp_path),
-        )
-        for name, flags in {"help": ["--help"], "cfg": ["--cfg", "job"]}.items()
-    }
-    slow = {name: (ours, bare) for name, (ours, bare) in times.items() if ours > 2 * bare}
-    assert slow == {}, json.dumps(times)
