@@ -111,6 +111,31 @@ def classifier_variables(config: ModelConfig, *, num_outputs: int) -> list[Varia
     return dense("heads/classifier", config.hidden_size, num_outputs)
 
 
+def masked_lm_variables(config: ModelConfig) -> list[VariableSpec]:
+    """The head that names masked tokens: its output kernel is the word table beside `extra`, both by rows of words.
+
+    Its norm is a LayerNorm in every architecture.
+    """
+    assert config.vocab_size is not None, "resolve the vocabulary size first"
+    extra = config.hidden_size - config.embedding_size
+    return [
+        *dense("heads/masked_lm/transform", config.hidden_size, config.hidden_size),
+        *norm("heads/masked_lm/norm", config.hidden_size),
+        VariableSpec("heads/masked_lm/extra/table", (config.vocab_size, extra), Fill.embedding),
+        VariableSpec("heads/masked_lm/output/bias", (config.vocab_size,), Fill.zeros),
+    ]
+
+
+def next_sentence_variables(config: ModelConfig) -> list[VariableSpec]:
+    """The head that tells whether the second text followed the first (class 0) or not (1)."""
+    return dense("heads/next_sentence", config.hidden_size, 2)
+
+
+def pretraining_variables(config: ModelConfig) -> list[VariableSpec]:
+    """Both heads of pre-training."""
+    return masked_lm_variables(config) + next_sentence_variables(config)
+
+
 def shares_query_key(config: ModelConfig) -> bool:
     """Bottleneck attention takes precedence: then queries and keys come from the input bottleneck."""
     return config.key_query_shared_bottleneck and not config.use_bottleneck_attention

@@ -1,0 +1,34 @@
+"""A model's weights outside TensorFlow: what every format of checkpoint is read into and written from; NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Weights:
+    """What a checkpoint holds, in our names.
+
+    Attributes:
+      values: float32 arrays by the names of `modeling.variables`; those of the blocks are stacked over the layers.
+      model: the architecture, in the fields of `ModelConfig` as YAML writes them; None where the source says nothing.
+      head: what `heads/span` or `heads/classifier` answer, as `Task.head`; "" where the source says nothing.
+      vocabulary: the contents of its vocabulary file, if it carries one.
+      lower_case: whether that vocabulary is of lower-cased text, if the source says so.
+      ignored: names in the source that are no weights of a model: an optimizer's state, counters.
+    """
+
+    values: Mapping[str, np.ndarray]
+    model: Mapping[str, object] | None = None
+    head: str = ""
+    vocabulary: bytes | None = None
+    lower_case: bool | None = None
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def num_layers(self) -> int:
+        """Of the stacked variables."""
+        return next(value.shape[0] for name, value in self.values.items() if name.startswith("layers/"))
