@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 ARGS ?=
+# Two test files at a time, each whole in one process, which so makes its fixtures once.
+SIDE_BY_SIDE ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
 COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linux --no-annotate \
@@ -26,11 +28,11 @@ run:  ## the starter experiment, or ARGS='model=opt mode=plan …'
 
 test:  ## the fast tests; ARGS='tests/test_config.py -x' goes to pytest
 	$(call install,test)
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not slow' $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow:  ## the slow tests
 	$(call install,test)
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE) $(ARGS)
 
 bench:  ## the benchmarks, against tf-models and PyTorch
 	$(call install,bench)

@@ -1,7 +1,9 @@
 """Invented questions and sentences of SQuAD's and GLUE's sizes, whose words recur about as often as words do.
 
 Speed depends on how many words are new: texts of few words would flatter a featuriser that remembers them. So words
-are drawn by Zipf's law, rank r with weight 1/r, from more than a large corpus has.
+are drawn by Zipf's law, rank r with weight 1/r, from so many that an invented text has somewhat more different words,
+and more that the vocabulary lacks, than a real one of its length (SQuAD's paragraphs, MRPC, QNLI: 0.13 to 0.20
+different ones a word, 6 % not in the vocabulary; here 0.18 to 0.21, and 8 %).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from mobilebert_exp.data.tokenizer import SPECIAL_TOKENS
 
-WORDS = 200_000
+WORDS = 40_000
 PIECES = 20_000  # most frequent words that are a piece of the vocabulary; other words are cut
 WORDS_A_PARAGRAPH, WORDS_A_QUESTION, QUESTIONS_A_PARAGRAPH, PARAGRAPHS_AN_ARTICLE = 120, 10, 5, 40
 

@@ -37,6 +37,7 @@ def test_replicas_train_alike(count: int) -> None:
     check_trained_alike(f"train-{count}", "train-1")
 
 
+@pytest.mark.slow
 def test_one_device_trains_as_in_this_process(tmp_path: Path) -> None:
     config = toy.experiment(**toy.LOOPED)
     here = toy.steps(config, toy.task(config, tmp_path), calls=[10])

@@ -191,6 +191,7 @@ def test_decay_equals_tensorflows_own_schedule() -> None:
         assert float(found) == pytest.approx(float(theirs(step)), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_replicas_add_their_gradients(count: int) -> None:
     """Four pieces of a gradient give the same three updates on one device, on two and on four; clipped as a whole."""

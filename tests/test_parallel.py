@@ -177,9 +177,11 @@ def test_a_signal_to_all_processes_of_a_job_is_not_the_workers(tmp_path: Path) -
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 sys.modules["workload_main"] = sys.modules[__name__]  # seen in a worker, it would have run this script once more
 print("the script runs", flush=True)
 

@@ -119,7 +119,7 @@ class Serializer:
     def _varints(self, text: str) -> bytes:
         """The varints of a text's ids, put together from those of its chunks: no id is looked at one by one."""
         if self._pieces is None:
-            self._pieces = Memo(lambda chunk: records.varints(self.tokenizer.encode(chunk)))
+            self._pieces = Memo(lambda chunk: records.varints(self.tokenizer.split_chunk(chunk)))
             self._pieces.update({word: records.varint(index) for word, index in self.tokenizer.plain_words()})
         return b"".join(map(self._pieces.__getitem__, chunks(text)))
 

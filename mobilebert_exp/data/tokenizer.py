@@ -133,8 +133,7 @@ class Tokenizer:
         self._longest_token = max(map(len, self.vocabulary))
         self._whole_words = {token: index for token, index in self._ids.items() if len(token) <= MAX_WORD_CHARS}
         self._continuing_pieces = {token[2:]: index for token, index in self._ids.items() if token.startswith("##")}
-        self._chunk_ids = Memo(self._split_chunk)
-        self._chunk_ids.update({token: (index,) for token, index in self.plain_words()})
+        self._word_ids = Memo(self._split_word)
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[object, ...]]:
         """Another process gets the vocabulary and a memo of its own."""
@@ -179,6 +178,17 @@ class Tokenizer:
             if token.isascii() and token.isalnum() and not (self.lower_case and token != token.lower()):
                 yield token, index
 
+    def split_chunk(self, chunk: str) -> tuple[int, ...]:
+        """Ids of the tokens of one chunk; for those who remember chunks themselves."""
+        words = _chunk_words(chunk, self.lower_case)
+        return tuple(itertools.chain.from_iterable(map(self._word_ids.__getitem__, words)))
+
+    @functools.cached_property
+    def _chunk_ids(self) -> Memo[tuple[int, ...]]:
+        known = Memo(self.split_chunk)
+        known.update({token: (index,) for token, index in self.plain_words()})
+        return known
+
     def ids(self, tokens: Iterable[str]) -> list[int]:
         """Ids of tokens that `tokens` returned."""
         return [self._ids[token] for token in tokens]
@@ -187,18 +197,11 @@ class Tokenizer:
         """Tokens by their ids."""
         return [self.vocabulary[index] for index in ids]
 
-    def _split_chunk(self, chunk: str) -> tuple[int, ...]:
-        found: list[int] = []
-        for word in _chunk_words(chunk, self.lower_case):
-            index = self._whole_words.get(word)
-            if index is None:
-                found += self._split_word(word)
-            else:
-                found.append(index)
-        return tuple(found)
-
-    def _split_word(self, word: str) -> Sequence[int]:
+    def _split_word(self, word: str) -> tuple[int, ...]:
         """The longest piece of the vocabulary first, then the longest of the rest; [UNK] if nothing fits."""
+        whole = self._whole_words.get(word)
+        if whole is not None:
+            return (whole,)
         if len(word) > MAX_WORD_CHARS:
             return (self.unk_id,)
         ids: list[int] = []
@@ -212,7 +215,7 @@ class Tokenizer:
                 return (self.unk_id,)
             ids.append(index)
             pieces, start = self._continuing_pieces, end
-        return ids
+        return tuple(ids)
 
 
 def _index(vocabulary: Sequence[str]) -> dict[str, int]:
