@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from mobilebert_exp.checks import at_least, folder, in_bucket, optional_place, positive, require
+from mobilebert_exp.location import Logged
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 
@@ -297,12 +298,14 @@ class TrackingConfig:
       uri: an MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else the SQLite store `<output_dir>/mlflow.db`.
       experiment: the MLflow experiment; null takes the task's name.
       run_name: null takes `<task>-<model>-seed<seed>`.
+      log_checkpoints: which checkpoint of a run that finished is logged, for `init.checkpoint=mlflow:RUN_ID` elsewhere.
     """
 
     kind: TrackerKind = TrackerKind.mlflow
     uri: str | None = None
     experiment: str | None = None
     run_name: str | None = None
+    log_checkpoints: Logged = Logged.none
     tags: dict[str, str] = field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mobilebert_exp import identity, location, mirror, registry
+from mobilebert_exp import identity, location, manifest, mirror, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
 from mobilebert_exp.data import parallel, shared, sources
 from mobilebert_exp.errors import (
@@ -29,7 +29,7 @@ from mobilebert_exp.files import write_json
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
 from mobilebert_exp.storage.place import Place
 from mobilebert_exp.tasks.base import Task
-from mobilebert_exp.tracking import provenance, states
+from mobilebert_exp.tracking import provenance, states, store, weights
 from mobilebert_exp.tracking.base import RunInfo, RunState, Tracker
 from mobilebert_exp.tracking.report import end_table
 
@@ -85,6 +85,7 @@ def run(
         with stop.at_once():
             config, task = _assembled(config)
             if config.mode is Mode.plan:
+                config = _with_weights(config, tracking_uri)
                 return _plan(config, task, run_dir=Path(run_dir), overrides=overrides, stop=stop)
             opened = _Run(
                 config,
@@ -117,16 +118,21 @@ def _resolved_model(config: ExperimentConfig, task: Task) -> Any:
     return dataclasses.replace(model, vocab_size=task.vocab_size)
 
 
-def _check_checkpoint(config: ExperimentConfig) -> None:
-    """Fetches the starting weights if they lie elsewhere; raises CheckpointError where there are none."""
-    if config.init.checkpoint is not None:
-        location.check(sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir))
+def _with_weights(config: ExperimentConfig, uri: str | None) -> ExperimentConfig:
+    """For the runner: the starting weights as a place where they were found; raises CheckpointError without any."""
+    place = config.init.checkpoint
+    if place is None:
+        return config
+    if weights.is_named(place):
+        store_uri = store.resolve_uri(config.tracking.uri, uri, config.output_dir)
+        place = weights.resolve(place, uri=store_uri, cache_dir=config.cache_dir or DEFAULT_CACHE)
+    location.check(sources.checkpoint(place, cache_dir=config.cache_dir))
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, checkpoint=place))
 
 
 def _plan(
     config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Sequence[str], stop: StopRequest
 ) -> Result:
-    _check_checkpoint(config)
     job = Job(config=config, task=task, run_dir=run_dir, tracker=_tracker(config, None), stop=stop)
     outcome = registry.runner(Mode.plan).run(job)
     print(outcome.text)
@@ -165,9 +171,8 @@ def _tracker(config: ExperimentConfig, uri: str | None, *, worker: int = 0) -> T
 
         return NoTracker()
     from mobilebert_exp.tracking.mlflow import MlflowTracker
-    from mobilebert_exp.tracking.store import resolve_uri
 
-    return MlflowTracker(resolve_uri(config.tracking.uri, uri, config.output_dir))
+    return MlflowTracker(store.resolve_uri(config.tracking.uri, uri, config.output_dir))
 
 
 class _Run:
@@ -195,8 +200,8 @@ class _Run:
         unfinished = self._unfinished()
         self._run_dir = ((unfinished and unfinished.run_dir) or self._asked_dir).resolve()
         self._resume_id = unfinished.run_id if unfinished else ""
-        if not unfinished:  # which has weights of its own
-            _check_checkpoint(config)
+        has_own = manifest.committed(self._run_dir / location.FOLDER)
+        self._for_runner = config if has_own else _with_weights(config, uri)
         self._mirror = self._copy(unfinished.place if unfinished else None)
         self._tracker = _tracker(config, uri, worker=self._worker)
         self._noting = threading.Thread(target=self._note_run_id, daemon=True)
@@ -255,7 +260,7 @@ class _Run:
 
     def _job(self) -> Job:
         return Job(
-            config=self._config,
+            config=self._for_runner,
             task=self._task,
             run_dir=self._run_dir,
             tracker=self._tracker,
@@ -272,7 +277,8 @@ class _Run:
             "identity": self._identity,
             "seed": str(config.seed),
             "mode": config.mode.name,
-            "run_dir": str(self._run_dir),
+            weights.RUN_DIR_TAG: str(self._run_dir),
+            **({weights.BUCKET_TAG: str(self._mirror.place)} if self._mirror else {}),
         }
         info = RunInfo(
             experiment=config.tracking.experiment or config.task.name,
@@ -322,7 +328,7 @@ class _Run:
         self._report(outcome, peak_memory_bytes=peak)
         run_id = self._tracker.run_id()
         self._noting.join(timeout=RUN_ID_TIMEOUT_S)
-        resumable = mendable and any((self._run_dir / location.FOLDER).glob("*.index"))
+        resumable = mendable and bool(manifest.committed(self._run_dir / location.FOLDER))
         states.write(
             self._run_dir, identity=self._identity, state=state, reason=reason, run_id=run_id, resumable=resumable
         )
@@ -341,6 +347,8 @@ class _Run:
             paths=dict(outcome.paths),
         )
         missed = self._write(result)
+        if state is RunState.FINISHED:
+            weights.record(self._tracker, self._run_dir, self._config.tracking.log_checkpoints)
         self._tracker.end(state, reason=reason)
         if outcome.text:
             print(outcome.text)

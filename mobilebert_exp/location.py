@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 
 from mobilebert_exp.errors import CheckpointError
 
 FOLDER = "checkpoints"  # of a run
 BEST, LAST = "best", "last"
+
+
+class Logged(enum.Enum):
+    """Which of a finished run's checkpoints the tracker gets too."""
+
+    none = "none"
+    best = BEST
+    last = LAST
 
 
 def parts(location: str) -> tuple[Path, str]:

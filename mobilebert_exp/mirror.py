@@ -12,17 +12,16 @@ import contextlib
 import json
 import logging
 import os
-import re
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mobilebert_exp import location
+from mobilebert_exp import location, manifest
 from mobilebert_exp.errors import StorageError
 from mobilebert_exp.files import write_json
 from mobilebert_exp.storage import bucket as buckets
@@ -36,8 +35,7 @@ OWNER, PLACE_FILE = "owner.json", ".bucket.json"
 RETRY_S = 30.0  # training waits for an upload, and the next checkpoint brings what this one could not
 BEAT_S = 30.0  # between two signs of life
 FRESH_S = 150.0  # how long a sign of life counts: a bucket that is away for a moment costs nobody his run
-POINTER = f"{location.FOLDER}/checkpoint"  # names the newest files, as the next one does
-POINTERS = (POINTER, f"{location.FOLDER}/{location.BEST}/checkpoint")
+POINTERS = tuple(f"{folder}/{manifest.POINTER}" for folder in (location.FOLDER, f"{location.FOLDER}/{location.BEST}"))
 NEEDED = (location.FOLDER, "model.json", "metrics.jsonl", states.STATE_FILE)  # to go on with a run
 
 
@@ -53,7 +51,7 @@ class Unfinished:
       run_dir: its folder on this machine; None where its copy in the bucket is to be fetched.
       run_id: what the tracker calls it.
       place: its copy in the bucket, if it has one.
-      step: of its newest checkpoint; 0 without one.
+      step: of its newest checkpoint, here of the newest that is whole; 0 without one.
     """
 
     run_dir: Path | None
@@ -78,7 +76,7 @@ def find_unfinished(upload_to: str | None, output_dir: Path, *, identity: str) -
     mine = _place_of(here.run_dir, root) if here and root else None
     found: dict[Place | None, Unfinished] = {}
     if here and here.resumable:
-        step = _step(_text(here.run_dir / POINTER))
+        step = manifest.newest_step(here.run_dir / location.FOLDER) if root else 0
         found[mine] = Unfinished(run_dir=here.run_dir, run_id=here.run_id, place=mine, step=step)
     for place in dict.fromkeys([mine, _newest(root, identity)] if root else []):
         if place is None or (place == mine and mine not in found):  # which ended here: only its copy is behind
@@ -108,12 +106,13 @@ class _Copy:
         state = _record(bucket, place / states.STATE_FILE)
         if not state:
             return None
-        has_pointer = bucket.stat((place / POINTER).name) is not None
+        checkpoints = place / location.FOLDER
+        names = (name.removeprefix(f"{checkpoints.name}/") for name in bucket.list(f"{checkpoints.name}/"))
         return cls(
             place=place,
             resumable=bool(state.get("resumable")),
             run_id=str(state.get("run_id", "")),
-            step=_step(bucket.read((place / POINTER).name).decode(errors="replace")) if has_pointer else 0,
+            step=max(filter(None, map(manifest.step_of, names)), default=0),
             owner=_record(bucket, place / OWNER),
         )
 
@@ -157,12 +156,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _step(pointer: str) -> int:
-    """The step of the checkpoint that a pointer file names first, which is the newest."""
-    found = re.search(r"ckpt-(\d+)", pointer)
-    return int(found[1]) if found else 0
 
 
 def _record(bucket: Bucket, place: Place) -> dict[str, Any]:
@@ -292,17 +285,43 @@ class Mirror:
         return ""
 
     def _upload(self, *, retry_s: float) -> None:
+        """Manifests go last and come off first: whoever reads the bucket meanwhile finds whole checkpoints alone."""
         self._owned.renew(fresh_s=FRESH_S)
         names = folders.files_of(self._run_dir)
-        last = [name for name in (*POINTERS, states.STATE_FILE) if name in names]
-        folders.upload(self._run_dir, self.place, names=names, last=last, retry_s=retry_s)
+        bucket = Bucket(self.place.bucket, retry_s=retry_s)
+        settled = self._settled(bucket, names)
+        moving = [name for name in names if manifest.checkpoint_of(name) not in settled]
+        ends = (*filter(_is_manifest, moving), *POINTERS, states.STATE_FILE)
+        last = [name for name in ends if name in moving]
+        folders.upload(self._run_dir, self.place, names=moving, last=last, retry_s=retry_s)
         self._ours |= set(names)
-        self._prune(Bucket(self.place.bucket, retry_s=retry_s), set(names))
+        self._prune(bucket, set(names))
+
+    def _settled(self, bucket: Bucket, names: Iterable[str]) -> set[str]:
+        """The checkpoints that lie there as they were committed here: what damages one here must not reach its copy.
+
+        Of one that was made anew the manifest is taken away, before its files are written over.
+        """
+        found = set()
+        there = bucket.list(f"{self.place.name}/{location.FOLDER}/")
+        for name in filter(_is_manifest, names):
+            stored = there.get((self.place / name).name)
+            if stored is None:
+                continue
+            if stored.equals(self._run_dir / name):
+                found.add(manifest.checkpoint_of(name))
+            else:
+                bucket.delete(stored.name, generation=stored.generation)
+        return found
 
     def _prune(self, bucket: Bucket, names: set[str]) -> None:
         """Removes the checkpoints that the run no longer keeps; what others put there is not ours to remove."""
         prefix = f"{self.place.name}/"
-        for name, stored in bucket.list(f"{prefix}{location.FOLDER}/").items():
-            relative = name.removeprefix(prefix)
-            if relative in self._ours and relative not in names:
-                bucket.delete(name, generation=stored.generation)
+        found = bucket.list(f"{prefix}{location.FOLDER}/")
+        gone = [name for name in found if name.removeprefix(prefix) in self._ours - names]
+        for name in sorted(gone, key=_is_manifest, reverse=True):
+            bucket.delete(name, generation=found[name].generation)
+
+
+def _is_manifest(name: str) -> bool:
+    return manifest.step_of(name.rpartition("/")[2]) is not None

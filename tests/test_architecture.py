@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "errors": (GROUND, set()),
     "files": (GROUND, set()),
     "location": (GROUND, set()),
+    "manifest": (GROUND, set()),
     "metrics": (GROUND, set()),
     "spelling": (GROUND, set()),
     "storage.place": (GROUND, set()),

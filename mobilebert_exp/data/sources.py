@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mobilebert_exp import location
+from mobilebert_exp import location, manifest
 from mobilebert_exp.data import mrpc, publishers
 from mobilebert_exp.errors import CheckpointError, DataError, MissingDataError, OutputError
 from mobilebert_exp.files import making
@@ -176,11 +177,27 @@ def _run_in_bucket(place: str, cache: Path) -> str:
     run, wanted = (Place(source.bucket, head), tail) if tail in (location.BEST, location.LAST) else (source, "")
     local = cache / _DOWNLOADS / "gs" / run.bucket / (_below(run) if run.name else "")
     with making(local):
-        moved = folders.download(run, local, wanted=lambda name: _belongs(name, wanted))
+        there: list[str] = []  # as the bucket was listed
+
+        def is_wanted(name: str) -> bool:
+            there.append(name)
+            return _belongs(name, wanted)
+
+        moved = folders.download(run, local, wanted=is_wanted)
         if not moved.moved + moved.skipped:  # no run: the prefix of one checkpoint, beside which others lie
             folder = Place(run.bucket, head)
             folders.download(folder, local.parent, wanted=lambda name: name.startswith(f"{tail}."))
+        else:
+            _drop_others(local, there)
     return str(local / wanted) if wanted else str(local)
+
+
+def _drop_others(run: Path, there: Collection[str]) -> None:
+    """Removes from the copy of a run the checkpoints that the bucket has no more, or another run's of that name."""
+    for folder in (run / location.FOLDER, run / location.FOLDER / location.BEST):
+        for prefix in manifest.committed(folder):
+            if manifest.file_of(prefix).relative_to(run).as_posix() not in there:
+                manifest.remove(prefix)
 
 
 def _belongs(name: str, wanted: str) -> bool:

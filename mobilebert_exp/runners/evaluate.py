@@ -33,9 +33,10 @@ def score_checkpoint(job: Job, split: Split) -> tuple[Evaluation, float]:
         # What is wrong with the data, or with the checkpoint, is better told before a model is built; both are kept.
         job.task.features(split, limit=config.trainer.limit_eval)
         place = sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir)
-        prefix = native.find_whole(place, model=config.model, head=job.task.head)
+        found = native.find_whole(place, model=config.model, head=job.task.head)
         module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
-        native.restore(tf.train.Checkpoint(model=module), prefix)
+        native.restore(tf.train.Checkpoint(model=module), found.prefix)
+        job.tracker.params(found.recorded)
         evaluator = Evaluator(task=job.task, module=module, config=config, split=split)
         started = time.monotonic()
         evaluation = evaluator.evaluate()

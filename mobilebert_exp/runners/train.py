@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import time
@@ -16,6 +17,7 @@ from mobilebert_exp.data import sources
 from mobilebert_exp.data.pipeline import training_batches
 from mobilebert_exp.errors import DivergedError
 from mobilebert_exp.modeling.checkpoints import native
+from mobilebert_exp.modeling.checkpoints.series import Series
 from mobilebert_exp.modeling.optimizers import AdamW
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.evaluation import Evaluator, write_files
@@ -91,21 +93,18 @@ class _Training:
         job = self._job
         folder = job.run_dir / native.FOLDER
         native.write_model(job.run_dir, job.config.model, head=job.task.head)
-        whole = tf.train.Checkpoint(model=self._module, optimizer=self._optimizer, step=self._step)
-        self._manager = tf.train.CheckpointManager(
-            whole,
-            str(folder),
-            max_to_keep=job.config.trainer.keep_checkpoints,
-        )
-        self._best_manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=self._module), str(folder / native.BEST), max_to_keep=1
-        )
-        if self._manager.latest_checkpoint:
-            native.restore(whole, self._manager.latest_checkpoint)
-            log.info("continuing at step %d from %s", self._step.numpy(), self._manager.latest_checkpoint)
+        series = functools.partial(Series, model=job.config.model, head=job.task.head)
+        self._newest = series(folder, keep=job.config.trainer.keep_checkpoints)
+        self._best_one = series(folder / native.BEST, keep=1)
+        self._whole = tf.train.Checkpoint(model=self._module, optimizer=self._optimizer, step=self._step)
+        if newest := self._newest.newest():
+            native.restore(self._whole, newest)
+            log.info("continuing at step %d from %s", self._step.numpy(), newest)
         elif job.config.init.checkpoint is not None:
             place = sources.checkpoint(job.config.init.checkpoint, cache_dir=job.config.cache_dir)
-            native.start(self._module, native.find(place, model=job.config.model), head=job.task.head)
+            found = native.find(place, model=job.config.model)
+            native.start(self._module, found, head=job.task.head)
+            job.tracker.params(found.recorded)
 
     def _training_loop(self, features: Features) -> TrainingLoop:
         config = self._job.config
@@ -155,7 +154,8 @@ class _Training:
         """Saves the newest state, once a step."""
         step = int(self._step.numpy())
         if step > self._saved_step:
-            native.save(self._manager, step=step)
+            self._newest.save(self._whole, step=step)
+            self._newest.prune()
             self._saved_step = step
             self._job.saved()
 
@@ -192,10 +192,11 @@ class _Training:
         self._job.tracker.metrics({f"dev/{name}": value for name, value in evaluation.metrics.items()}, step=step)
         main, best = evaluation.metrics[self._job.config.task.main_metric], (self.best.value, self.best.step)
         if main > self.best.value:
-            native.save(self._best_manager, step=step)
+            self._best_one.save(tf.train.Checkpoint(model=self._module), step=step)
             best = (main, step)
         self.best = native.Best(value=best[0], step=best[1], evaluated=step)
         self.best.write(self._job.run_dir)
+        self._best_one.prune()  # not before the record of the new one: a run that dies here has one best or two
         self._job.saved()
         self._job.stop.check()
         self.evaluation_s += time.monotonic() - started

@@ -25,6 +25,10 @@ class RacedError(StorageError):
     """Another writer changed the object after it was looked at."""
 
 
+class AbsentError(StorageError):
+    """No such object, or bucket."""
+
+
 class DamagedError(StorageError):
     """What arrived is not what was sent."""
 
@@ -184,7 +188,7 @@ def _refusals(place: str) -> Iterator[None]:
             f"Storage Object Admin, or {_SIGN_IN} of another account"
         ) from None
     except api.NotFound:
-        raise StorageError(f"{place} is not there; check the bucket's name and the object's") from None
+        raise AbsentError(f"{place} is not there; check the bucket's name and the object's") from None
     except api.BadRequest as problem:  # of an upload: not what its checksum says
         raise StorageError(f"{place} was refused ({_first_line(problem)}); try again") from None
     except DataCorruption:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from mobilebert_exp.errors import OutputError, StorageError
-from mobilebert_exp.storage.bucket import RETRY_S, Bucket, DamagedError, Stored
+from mobilebert_exp.storage.bucket import RETRY_S, AbsentError, Bucket, DamagedError, RacedError, Stored
 from mobilebert_exp.storage.place import Place
 
 WORKERS = 8
+LISTINGS = 3  # how often a folder that changes is looked at
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 
@@ -71,6 +72,8 @@ def download(
 ) -> Transfer:
     """Makes the files `folder/NAME` what the objects `place/NAME` are, each whole or not at all.
 
+    Where a writer changes or removes one meanwhile, what is there is listed anew.
+
     Args:
       wanted: asked about each NAME.
 
@@ -79,6 +82,15 @@ def download(
       OutputError: the folder cannot be written.
     """
     bucket = Bucket(place.bucket, retry_s=retry_s)
+    for _ in range(LISTINGS - 1):
+        try:
+            return _download(bucket, place, folder, wanted)
+        except (RacedError, AbsentError):
+            continue
+    return _download(bucket, place, folder, wanted)
+
+
+def _download(bucket: Bucket, place: Place, folder: Path, wanted: Callable[[str], bool]) -> Transfer:
     prefix = _prefix(place)
     found = {name.removeprefix(prefix): stored for name, stored in bucket.list(prefix).items()}
     named = {name: stored for name, stored in found.items() if name and not name.endswith("/") and wanted(name)}

@@ -10,6 +10,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -31,9 +32,14 @@ _SHOWN_BY_MLFLOW = {"git.commit": "mlflow.source.git.commit", "command": "mlflow
 
 
 class MlflowRun:
-    """The destination of one run's messages; `open` comes first."""
+    """The destination of one run's messages; `open` comes first.
 
-    def __init__(self) -> None:
+    Args:
+      patience: a context in which a call to MLflow may take so many seconds longer.
+    """
+
+    def __init__(self, *, patience: Callable[[float], AbstractContextManager[None]] = contextlib.nullcontext) -> None:
+        self._patience = patience
         self._client: MlflowClient
         self._run_id = ""
         self._recorded: dict[str, str] = {}
@@ -81,7 +87,7 @@ class MlflowRun:
             self._tag_not_finite(batch)
 
     def artifact(self, path: Path, *, folder: str) -> None:
-        with _refusals():
+        with _refusals(), self._patience(limits.extra_s(path)):
             if path.is_dir():
                 self._client.log_artifacts(self._run_id, str(path), "/".join(filter(None, (folder, path.name))))
             elif path.is_file():

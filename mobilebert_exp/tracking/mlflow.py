@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from mobilebert_exp.tracking import store
+from mobilebert_exp.tracking import limits, store
 from mobilebert_exp.tracking.base import RunInfo, RunState
 from mobilebert_exp.tracking.messages import (
     Artifact,
@@ -47,7 +47,7 @@ class MlflowTracker:
 
     Args:
       uri: from `store.resolve_uri`.
-      flush_timeout_s: how long `end` waits for what has not arrived yet.
+      flush_timeout_s: how long `end` waits for what has not arrived yet; longer where there are large files.
     """
 
     def __init__(self, uri: str, *, flush_timeout_s: float = 60.0) -> None:
@@ -90,6 +90,7 @@ class MlflowTracker:
         self._send(Metrics(values=figures, step=entry.step, time_ms=entry.time_ms))
 
     def artifact(self, path: Path, *, folder: str = "") -> None:
+        self._flush_timeout_s += limits.extra_s(path)
         self._send(Artifact(path=str(path.absolute()), folder=folder))
 
     def end(self, state: RunState, *, reason: str = "") -> None:

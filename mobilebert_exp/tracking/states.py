@@ -71,6 +71,11 @@ def newest(output_dir: Path, *, identity: str) -> Recorded | None:
     return Recorded(run_dir=Path(run_dir), run_id=str(record.get("run_id", "")), resumable=resumable)
 
 
+def run_id_of(run_dir: Path) -> str:
+    """What the tracker calls the run in a folder; "" where none is known."""
+    return str(_read(run_dir / STATE_FILE).get("run_id", ""))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return parsed(path.read_bytes(), place=path)

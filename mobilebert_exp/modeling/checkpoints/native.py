@@ -1,5 +1,6 @@
 """Checkpoints of our own: TensorFlow object checkpoints in a run's `checkpoints/` (newest) and `checkpoints/best/`.
 
+A manifest commits each (`manifest`); one without is of an earlier version, or what an interrupted save left behind.
 Beside them lies `model.json`, the architecture they belong to, and under `head` what their head answers.
 """
 
@@ -7,15 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from mobilebert_exp import location
+from mobilebert_exp import location, manifest
 from mobilebert_exp.config import ModelConfig, leaves
-from mobilebert_exp.errors import CheckpointError, OutputError
+from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.files import write_json
 
 log = logging.getLogger(__name__)
@@ -60,10 +62,24 @@ class Best:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Found:
-    """A checkpoint: its prefix, and what its head answers; "" where an older version of this package wrote it."""
+    """A checkpoint that is whole.
+
+    Attributes:
+      prefix: what the names of its files begin with.
+      head: what its head answers; "" where an older version of this package wrote it.
+      model: the architecture, in the fields of `ModelConfig`; empty where nothing tells it.
+      sha256: of the checkpoint; "" where it has no manifest.
+    """
 
     prefix: str
     head: str
+    model: Mapping[str, Any]
+    sha256: str = ""
+
+    @property
+    def recorded(self) -> dict[str, object]:
+        """What a run that starts from it records."""
+        return {"init.sha256": self.sha256} if self.sha256 else {}
 
 
 def write_model(run_dir: Path, model: ModelConfig, *, head: str) -> None:
@@ -72,32 +88,77 @@ def write_model(run_dir: Path, model: ModelConfig, *, head: str) -> None:
 
 
 def find(place: str, *, model: ModelConfig) -> Found:
-    """The checkpoint behind `init.checkpoint`.
+    """The checkpoint behind `init.checkpoint`, all of which was read and is as it was written.
+
+    Where the newest (or best) of a run is damaged it is the one before, and a warning says so.
 
     Args:
       place: a run's folder (its best, else its newest), `RUN/best`, `RUN/last` or a prefix.
       model: the architecture that is to be restored.
 
     Raises:
-      CheckpointError: nothing is there, or it belongs to another architecture.
+      CheckpointError: nothing whole is there, or it belongs to another architecture.
     """
-    path, wanted = location.parts(place)
-    prefix = str(Path(place).expanduser())
+    found = located(place)
+    _check_architecture(found.model, place, model)
+    return found
+
+
+def located(place: str) -> Found:
+    """As `find`, of whatever architecture."""
+    prefix = Path(place).expanduser()
+    if manifest.has_one(prefix):
+        return _committed(manifest.check(prefix))
     if Path(f"{prefix}.index").is_file():
-        path = _run_of(Path(prefix))
-    else:
-        folder = path / FOLDER
-        best, newest = tf.train.latest_checkpoint(str(folder / BEST)), tf.train.latest_checkpoint(str(folder))
-        prefix = {"": best or newest, BEST: best, location.LAST: newest}[wanted]
-    if not prefix:
+        if manifest.was_interrupted(prefix):
+            raise CheckpointError(
+                f"init.checkpoint={place} is what an interrupted save left; name the run, which takes a whole one"
+            )
+        return _earlier(prefix)
+    path, wanted = location.parts(place)
+    folder = path / FOLDER
+    found = newest_whole({"": [folder / BEST, folder], BEST: [folder / BEST], location.LAST: [folder]}[wanted])
+    if found is None:
         raise location.missing(place)
-    recorded = _recorded(path, place)
-    _check_architecture(recorded, place, model)
-    return Found(prefix=prefix, head=str(recorded.get(HEAD, "")))
+    return found
 
 
-def find_whole(place: str, *, model: ModelConfig, head: str) -> str:
-    """The prefix of the checkpoint behind `init.checkpoint`, whose head is to answer as it was taught to.
+def newest_whole(folders: Sequence[Path]) -> Found | None:
+    """The newest checkpoint of the first folder that has a whole one; None where there is none at all.
+
+    Raises:
+      CheckpointError: there are some, and none is whole.
+    """
+    found, problems = manifest.first_whole(prefix for folder in folders for prefix in manifest.committed(folder))
+    reasons = "; ".join(problem.reason for problem in problems)
+    if found is not None:
+        if problems:
+            log.warning("%s; using %s instead", reasons, found.prefix)
+        return _committed(found)
+    if problems:
+        raise CheckpointError(
+            f"no checkpoint in {problems[0].prefix.parent} is whole: {reasons}; "
+            "bring back the files, name another checkpoint, or start afresh (resume=never)"
+        )
+    for folder in folders:
+        if prefix := tf.train.latest_checkpoint(str(folder)):
+            return _earlier(Path(prefix))
+    return None
+
+
+def _committed(found: manifest.Manifest) -> Found:
+    return Found(prefix=str(found.prefix), head=found.head, model=found.model, sha256=found.sha256)
+
+
+def _earlier(prefix: Path) -> Found:
+    """One without a manifest, of which the files beside it tell what they can."""
+    recorded = _recorded(_run_of(prefix))
+    log.info("%s has no manifest (an earlier version made it): only what TensorFlow notices is noticed", prefix)
+    return Found(prefix=str(prefix), head=str(recorded.get(HEAD, "")), model=recorded)
+
+
+def find_whole(place: str, *, model: ModelConfig, head: str) -> Found:
+    """The checkpoint behind `init.checkpoint`, whose head is to answer as it was taught to.
 
     Raises:
       CheckpointError: as `find`; or its head was taught another task.
@@ -108,14 +169,14 @@ def find_whole(place: str, *, model: ModelConfig, head: str) -> str:
             f"init.checkpoint={place} has the head of another task ({found.head}), and this one asks for {head}; "
             "name a run of this task, or train one from it with mode=train"
         )
-    return found.prefix
+    return found
 
 
 def _run_of(prefix: Path) -> Path:
     return next((parent for parent in prefix.parents if (parent / MODEL_FILE).is_file()), prefix.parent)
 
 
-def _recorded(run_dir: Path, place: str) -> dict[str, Any]:
+def _recorded(run_dir: Path) -> dict[str, Any]:
     file = run_dir / MODEL_FILE
     if not file.is_file():
         return {}
@@ -124,11 +185,11 @@ def _recorded(run_dir: Path, place: str) -> dict[str, Any]:
     except ValueError:
         recorded = None
     if not isinstance(recorded, dict):
-        raise CheckpointError(f"init.checkpoint={place}: {file} is no JSON object; choose another run")
+        raise CheckpointError(f"init.checkpoint: {file} is no JSON object; choose another run")
     return recorded
 
 
-def _check_architecture(recorded: dict[str, Any], place: str, model: ModelConfig) -> None:
+def _check_architecture(recorded: Mapping[str, Any], place: str, model: ModelConfig) -> None:
     for name, value in leaves(model).items():
         if name in recorded and name not in NOT_ARCHITECTURE and recorded[name] != value:
             raise CheckpointError(
@@ -154,26 +215,31 @@ def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
       CheckpointError: the file is torn, or lacks a variable.
     """
     try:
-        checkpoint.restore(prefix).expect_partial().assert_existing_objects_matched()
+        checkpoint.read(prefix).expect_partial().assert_existing_objects_matched()
     except AssertionError as problem:
         raise CheckpointError(
-            f"checkpoint {prefix} lacks variables of this model ({_first_line(problem)}); choose another"
+            f"checkpoint {prefix} lacks variables of this model ({first_line(problem)}); choose another"
         ) from None
     except (tf.errors.OpError, ValueError) as problem:
-        raise CheckpointError(f"checkpoint {prefix} cannot be read ({_first_line(problem)}); choose another") from None
+        raise CheckpointError(f"checkpoint {prefix} cannot be read ({first_line(problem)}); choose another") from None
 
 
-def save(manager: tf.train.CheckpointManager, *, step: int) -> str:
-    """Saves now, whatever the manager's interval is; returns the prefix."""
-    try:
-        return manager.save(checkpoint_number=step, check_interval=False)
-    except tf.errors.OpError as problem:
-        raise OutputError(
-            f"cannot save a checkpoint in {manager.directory} ({_first_line(problem)}); free space there"
-        ) from None
+def write_whole(
+    checkpoint: tf.train.Checkpoint, prefix: Path, *, step: int, model: Mapping[str, object], head: str
+) -> None:
+    """Writes a checkpoint, reads it back, and commits it.
+
+    Raises:
+      tf.errors.OpError, OSError: it cannot be written, or what is read back is not what was in memory.
+    """
+    checkpoint.write(str(prefix))
+    reader = tf.train.load_checkpoint(str(prefix))
+    for name in reader.get_variable_to_shape_map():
+        reader.get_tensor(name)  # compared by TensorFlow with the checksum that it took before writing
+    manifest.commit(prefix, step=step, model=model, head=head)
 
 
-def _first_line(problem: Exception) -> str:
+def first_line(problem: Exception) -> str:
     """What is wrong, without the long paths that TensorFlow puts before it."""
     line = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
     return line.split("; ")[-1].partition(" [Op:")[0][:200]
