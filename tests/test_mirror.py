@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
+import committed
 import pytest
 import toy
 from cloud import BUCKET
 from faults import Fault, Proxy
 
-from mobilebert_exp import experiment, mirror, registry
+from mobilebert_exp import experiment, manifest, mirror, registry
 from mobilebert_exp.errors import RunStopped, StorageError
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.storage import folders
@@ -28,15 +28,17 @@ SHORT_S = 1.0
 
 def _record(run_dir: Path, state: RunState, *, step: int) -> None:
     """A run's folder after a step, one checkpoint kept."""
-    checkpoints = run_dir / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    for old in checkpoints.glob("ckpt-*"):
-        old.unlink()
-    (checkpoints / f"ckpt-{step}.index").write_text(str(step))
-    (checkpoints / "checkpoint").write_text(f"ckpt-{step}")
+    _save(run_dir / "checkpoints", step)
     (run_dir / "model.json").write_text("{}")
     (run_dir / "big.log").write_text("not needed to go on")
     states.write(run_dir, identity="abc", state=state, run_id="run-1")
+
+
+def _save(checkpoints: Path, step: int, *, keep: int = 1, content: str = "") -> None:
+    """One checkpoint more, as training leaves them."""
+    kept = [committed.checkpoint(checkpoints, step, content), *manifest.committed(checkpoints)]
+    manifest.point(checkpoints, kept[:1])
+    manifest.remove_others(checkpoints, keep=list(dict.fromkeys(kept))[:keep])
 
 
 def _mirror(place: Place, run_dir: Path, *, at: Place | None = None) -> mirror.Mirror:
@@ -62,15 +64,14 @@ def test_a_run_goes_on_on_another_machine(cloud: Proxy, place: Place, tmp_path: 
         first.update()
         _record(here, RunState.RUNNING, step=2)
         first.update()
-        kept = [name for name in Bucket(BUCKET).list(place.name) if "ckpt" in name]
-        assert kept == [f"{place.name}/task/today/checkpoints/ckpt-2.index"], "what the run no longer keeps is gone"
+        assert _in_bucket(f"{place}/task/today") == [2], "what the run no longer keeps is gone"
 
         left = found()
         at = place / "task/today"
         assert left == mirror.Unfinished(run_dir=None, run_id="run-1", place=at, step=2)
         mirror.restore(at, there)
-        needed = ["checkpoints/checkpoint", "checkpoints/ckpt-2.index", "model.json", "state.json"]
-        assert folders.files_of(there) == needed
+        parts = [f"checkpoints/ckpt-2.{part}" for part in ("data-00000-of-00001", "index", "json")]
+        assert folders.files_of(there) == ["checkpoints/checkpoint", *parts, "model.json", "state.json"]
         assert found("another") is None
 
         second = _mirror(place, there, at=at)
@@ -86,7 +87,7 @@ def test_a_run_goes_on_on_another_machine(cloud: Proxy, place: Place, tmp_path: 
 
 
 def test_a_checkpoint_of_another_is_not_removed(cloud: Proxy, place: Place, tmp_path: Path) -> None:
-    other = (place / "task/today/checkpoints/ckpt-7.index").name
+    other = (place / "task/today/checkpoints/ckpt-7.json").name
     _record(tmp_path, RunState.RUNNING, step=1)
     copy = _mirror(place, tmp_path)
     with copy.claimed():
@@ -184,12 +185,7 @@ def _trains(*, to: int, ends: int = 0, begun: int = 0) -> Callable[[Job], None]:
 
     def does(job: Job) -> None:
         assert _steps(folders.files_of(job.run_dir)) == ([begun] if begun else [])
-        checkpoints = job.run_dir / "checkpoints"
-        checkpoints.mkdir(exist_ok=True)
-        for old in checkpoints.glob("ckpt-*"):
-            old.unlink()
-        (checkpoints / f"ckpt-{to}.index").write_text(str(to))
-        (checkpoints / "checkpoint").write_text(f'model_checkpoint_path: "ckpt-{to}"')
+        _save(job.run_dir / "checkpoints", to)
         job.saved()
         if ends:
             raise RunStopped(ends)
@@ -197,8 +193,10 @@ def _trains(*, to: int, ends: int = 0, begun: int = 0) -> Callable[[Job], None]:
     return does
 
 
-def _steps(names: Any) -> list[int]:
-    return sorted(int(name.rsplit("ckpt-")[1].split(".")[0]) for name in names if "/ckpt-" in name)
+def _steps(names: Iterable[str]) -> list[int]:
+    """Of what is committed."""
+    found = (manifest.step_of(name.rpartition("/")[2]) for name in names)
+    return sorted(step for step in found if step is not None)
 
 
 def _state(place: str) -> str:
@@ -328,3 +326,64 @@ def test_a_damaged_index_counts_as_absent(
     bucket.write(index, b'{"run": "run"}', generation=stored.generation)
     bucket.write((place / "run/state.json").name, content, generation=0)
     assert found() is None
+
+
+WRITES = "^(POST|PUT|DELETE) "
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["another step", "a step made anew"])
+def test_whoever_reads_a_bucket_finds_whole_checkpoints_alone(
+    anew: bool, cloud: Proxy, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer dies after each of its requests in turn; a reader comes between any two."""
+    monkeypatch.setattr(mirror, "RETRY_S", SHORT_S)
+    checkpoints, steps = tmp_path / "run/checkpoints", {2, 3} if anew else {2, 3, 4}
+    copy, last = _mirror(place, tmp_path / "run"), 3 if anew else 4
+    for step in (2, 3):
+        _save(checkpoints, step, keep=2)
+    with copy.claimed():
+        copy.update()
+        _save(checkpoints, last, keep=2, content="anew")
+        expected = manifest.check(manifest.prefix_of(checkpoints, step=last)).sha256
+        for requests in range(40):
+            cloud.faults[:] = [
+                Fault(pattern=WRITES, kind="passed on", times=requests),
+                Fault(pattern=WRITES, kind="status", status=403, times=10**6),
+            ]
+            copy.update()
+            is_done = cloud.faults[1].times == 10**6
+            cloud.faults.clear()
+            reader = tmp_path / f"reader-{requests}"
+            folders.download(copy.place, reader)
+            found, problems = manifest.first_whole(manifest.committed(reader / "checkpoints"))
+            assert found is not None and problems == []
+            assert found.step in steps
+            if is_done:
+                break
+    assert requests > 5
+    assert (found.step, found.sha256) == (last, expected)
+    assert len(_in_bucket(str(copy.place))) == 2
+
+
+def test_what_damages_a_checkpoint_here_does_not_reach_its_copy(
+    machine: Callable[[str], Machine], place: Place
+) -> None:
+    """The copy is newer than what is whole here, so it is gone on with."""
+    one = machine("one")
+
+    def damaged(job: Job) -> None:
+        _save(job.run_dir / "checkpoints", 10, keep=2)
+        _save(job.run_dir / "checkpoints", 20, keep=2)
+        job.saved()
+        committed.flip(job.run_dir / "checkpoints/ckpt-20.index")
+        raise RunStopped(15)
+
+    with pytest.raises(RunStopped):
+        one.runs(damaged)
+
+    def goes_on(job: Job) -> None:
+        assert manifest.newest_step(job.run_dir / "checkpoints") == 20
+
+    again = one.runs(goes_on)
+    assert again.paths["bucket"] == f"{place}/toy/one-1"
+    assert again.run_dir.endswith("toy/one-2")

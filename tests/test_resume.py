@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import mortal
 import numpy as np
 import pytest
 import replicas
@@ -20,6 +21,7 @@ import toy
 from cloud import BUCKET
 from faults import Proxy
 
+from mobilebert_exp import manifest
 from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.storage import folders
 from mobilebert_exp.storage.bucket import Bucket
@@ -53,9 +55,11 @@ COMMAND = [
 
 
 @contextlib.contextmanager
-def process(folder: Path, *more: str, tracking: str) -> Iterator[subprocess.Popen[str]]:
+def process(
+    folder: Path, *more: str, tracking: str, program: Sequence[str] = ("-m", "mobilebert_exp")
+) -> Iterator[subprocess.Popen[str]]:
     """The command line in a process of its own, from any folder; never left running."""
-    command = [sys.executable, "-m", "mobilebert_exp", *COMMAND, f"tracking={tracking}", *more]
+    command = [sys.executable, *program, *COMMAND, f"tracking={tracking}", *more]
     places = [f"output_dir={folder / 'outputs'}", f"cache_dir={folder.parent / 'cache'}"]
     log = (folder / "stderr.txt").open("a+", encoding="utf-8")
     running = subprocess.Popen(
@@ -177,6 +181,26 @@ def test_terminated_killed_and_interrupted_ends_as_if_it_never_had(uninterrupted
     check_state(folder, "FINISHED", "")
     assert run_dirs(folder) == [run_dir], "one run from first to last"
     check_same_end(folder, uninterrupted)
+
+
+@pytest.mark.slow
+def test_killed_while_saving_at_any_moment(uninterrupted: Path) -> None:
+    """One run is killed eight times, each time in the middle of a save, and never goes on from half a checkpoint."""
+    folder, often = sibling(uninterrupted, "killed"), "trainer.checkpoint_every_steps=10"
+    begun = [0]
+    for moment in mortal.MOMENTS:
+        with process(folder, often, tracking="none", program=[mortal.__file__, moment]) as running:
+            assert running.wait(timeout=300) == -signal.SIGKILL, (moment, said(folder))
+        (run_dir,) = run_dirs(folder)
+        prefixes = manifest.committed(run_dir / native.FOLDER)
+        assert manifest.first_whole(prefixes)[1] == [], moment
+        begun.append(manifest.newest_step(run_dir / native.FOLDER))
+    assert begun == sorted(begun) and begun[-1] >= 60, "none lost what the one before had committed"
+    finished(folder, often)
+    check_state(folder, "FINISHED", "")
+    check_same_end(folder, uninterrupted)
+    parts = {path.name.split(".")[0] for path in (run_dir / native.FOLDER).iterdir()}
+    assert parts == {f"ckpt-{STEPS}", f"ckpt-{STEPS - 10}", "best", "checkpoint"}, "nothing is left of them"
 
 
 @pytest.mark.slow

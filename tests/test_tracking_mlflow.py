@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from mlflow_server import free_port, server
 
 from mobilebert_exp.tracking import store
 from mobilebert_exp.tracking.base import RunInfo, RunState
@@ -159,51 +157,6 @@ def test_a_delivery_process_that_dies_is_told_once_and_the_run_goes_on(
     assert sum("its delivery process ended with code -9" in line for line in lines) <= 1
     assert "has not taken the run itself, 2,000 metric values, the final state; the run is not affected" in lines[-1]
     assert len(read(tmp_path / FILE_NAME)) == 2000
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[tuple[str, int]]:
-    """A real MLflow server of this machine alone: its address and its process group."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        )
-    try:
-        wait_for_server(f"http://127.0.0.1:{port}/health", process, log=folder / "server.log")
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGCONT)
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_for_server(address: str, process: subprocess.Popen[bytes], *, log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=1):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"no answer from the server: {log.read_text()}")
 
 
 @pytest.mark.slow

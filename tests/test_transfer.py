@@ -132,15 +132,17 @@ def test_which_heads_are_exchangeable() -> None:
 
 
 def test_a_checkpoint_without_the_record_is_taken_whole(tmp_path: Path) -> None:
-    """As older versions of this package wrote them."""
+    """As older versions of this package wrote them, without manifests too."""
     config = toy.experiment(trainer__max_steps=1)
     toy.run(config, toy.task(config, tmp_path), tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"of another task \(toy: a span\), and this one asks for x;"):
         native.find_whole(str(tmp_path / "run"), model=config.model, head="x")
     record = json.loads((tmp_path / "run" / native.MODEL_FILE).read_text())
     del record[native.HEAD]
+    for file in (tmp_path / "run").rglob("ckpt-*.json"):
+        file.unlink()
     (tmp_path / "run" / native.MODEL_FILE).write_text(json.dumps(record))
-    assert native.find_whole(str(tmp_path / "run"), model=config.model, head="x").endswith("best/ckpt-1")
+    assert native.find_whole(str(tmp_path / "run"), model=config.model, head="x").prefix.endswith("best/ckpt-1")
     found = native.find(str(tmp_path / "run"), model=config.model)
     assert found.head == ""
     module = toy.task(config, tmp_path).build(config.model, seed=99, dtype="float32")

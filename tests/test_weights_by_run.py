@@ -1,0 +1,287 @@
+"""`init.checkpoint=mlflow:RUN_ID`: the weights of a run that MLflow knows, from wherever they can be had."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import committed
+import pytest
+from command_line import here
+from fakes import FakeTracker
+from mlflow_server import free_port, server
+
+from mobilebert_exp import manifest
+from mobilebert_exp.config import Mode
+from mobilebert_exp.errors import CheckpointError, ConfigError, UserError
+from mobilebert_exp.location import Logged
+from mobilebert_exp.tracking import states, store, weights
+from mobilebert_exp.tracking.base import RunInfo, RunState
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        yield store.resolve_uri(None, None, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def client(uri: str) -> MlflowClient:
+    from mlflow.tracking import MlflowClient
+
+    made = MlflowClient(uri)
+    made.create_experiment("squad", artifact_location=store.artifact_root(uri))
+    return made
+
+
+def artifacts(run_dir: Path, which: Logged) -> list[tuple[Path, str]]:
+    """What a run logs of its checkpoints, and under which folder."""
+    tracker = FakeTracker()
+    tracker.start(RunInfo(experiment="squad", name="micro", run_dir=run_dir))
+    weights.record(tracker, run_dir, which)
+    return tracker.artifacts
+
+
+class Recorded:
+    """A run in MLflow, and its folder."""
+
+    def __init__(self, client: MlflowClient, run_dir: Path, **tags: str) -> None:
+        self.client, self.run_dir = client, run_dir
+        experiment = client.get_experiment_by_name("squad")
+        assert experiment is not None
+        told = {weights.RUN_DIR_TAG: str(run_dir), "mode": Mode.train.name, **tags}
+        self.id: str = client.create_run(experiment.experiment_id, tags=told, run_name="micro").info.run_id
+
+    def folder(self, *, best: int = 0, last: int = 0) -> Recorded:
+        """With its folder, and the checkpoints of these steps."""
+        self.run_dir.mkdir(parents=True)
+        states.write(self.run_dir, identity="abc", state=RunState.FINISHED, run_id=self.id)
+        for step, below in ((best, weights.ARTIFACTS["best"]), (last, weights.ARTIFACTS["last"])):
+            if step:
+                committed.checkpoint(self.run_dir / below, step)
+        return self
+
+    def logs(self, which: Logged) -> Recorded:
+        for file, folder in artifacts(self.run_dir, which):
+            self.client.log_artifact(self.id, str(file), folder)
+        return self
+
+    def moves_away(self) -> Recorded:
+        shutil.rmtree(self.run_dir)
+        return self
+
+
+@pytest.fixture
+def recorded(client: MlflowClient, tmp_path: Path) -> Callable[..., Recorded]:
+    return lambda **tags: Recorded(client, tmp_path / f"run-{uuid.uuid4().hex[:6]}", **tags)
+
+
+@pytest.fixture
+def found(uri: str, tmp_path: Path) -> Callable[[str, str], str]:
+    """The place of a run's weights, as the process that asks MLflow finds it."""
+
+    def place(run_id: str, wanted: str = "") -> str:
+        cache = str(tmp_path / "cache")
+        return weights.place_of(weights.Question(uri=uri, run_id=run_id, wanted=wanted, cache_dir=cache))
+
+    return place
+
+
+def test_the_runs_own_folder_comes_first(recorded: Callable[..., Recorded], found: Callable[..., str]) -> None:
+    run = recorded().folder(best=3, last=5).logs(Logged.best)
+    for wanted, suffix in {"": "", "best": "/best", "last": "/last"}.items():
+        assert found(run.id, wanted) == f"{run.run_dir}{suffix}"
+
+
+def test_a_folder_that_another_run_has_now_is_not_taken(
+    recorded: Callable[..., Recorded], found: Callable[..., str]
+) -> None:
+    run = recorded().folder(best=3)
+    states.write(run.run_dir, identity="abc", state=RunState.FINISHED, run_id="another")
+    with pytest.raises(CheckpointError, match=r"^run micro \(train\) has no checkpoint that can be had here: not in "):
+        found(run.id)
+
+
+def test_artifacts_are_fetched_once_and_checked(
+    recorded: Callable[..., Recorded], found: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = recorded().folder(best=3, last=5).logs(Logged.best)
+    prefix = manifest.prefix_of(run.run_dir / weights.ARTIFACTS["best"], step=3)
+    expected = manifest.check(prefix).sha256
+    run.moves_away()
+    place = tmp_path / "cache/downloads/mlflow" / run.id
+    for wanted, suffix in {"": "", "best": "/best"}.items():
+        assert found(run.id, wanted) == f"{place}{suffix}"
+    copy = manifest.prefix_of(place / "checkpoints/best", step=3)
+    assert manifest.check(copy).sha256 == expected
+    assert sorted(os.listdir(place)) == ["checkpoints"]
+
+    stamps = {file: file.stat().st_mtime_ns for file in copy.parent.iterdir()}
+    found(run.id)
+    assert {file: file.stat().st_mtime_ns for file in copy.parent.iterdir()} == stamps, "not fetched again"
+    committed.flip(Path(f"{copy}.index"))
+    found(run.id)
+    assert manifest.check(copy).sha256 == expected, "what was damaged in the cache is fetched again"
+    with pytest.raises(CheckpointError, match=r"^run micro \(train\) has no last that can be had here: "):
+        found(run.id, "last")
+
+
+def test_a_later_checkpoint_is_fetched_when_there_is_one(
+    recorded: Callable[..., Recorded], found: Callable[..., str], tmp_path: Path
+) -> None:
+    run = recorded().folder(last=5).logs(Logged.last)
+    committed.checkpoint(run.run_dir / "checkpoints", 9)
+    copy = tmp_path / "cache/downloads/mlflow" / run.id / "checkpoints"
+    states.write(run.run_dir, identity="abc", state=RunState.FINISHED, run_id="hidden")
+    found(run.id, "last")
+    assert [prefix.name for prefix in manifest.committed(copy)] == ["ckpt-5"]
+    run.logs(Logged.last)
+    found(run.id)
+    assert [prefix.name for prefix in manifest.committed(copy)] == ["ckpt-9", "ckpt-5"]
+
+
+def test_the_bucket_has_what_neither_the_folder_nor_mlflow_has(
+    recorded: Callable[..., Recorded], found: Callable[..., str], tmp_path: Path
+) -> None:
+    run = recorded(bucket="gs://one-bucket/squad/today").folder(best=3, last=5)
+    run.logs(Logged.last).moves_away()
+    assert found(run.id) == "gs://one-bucket/squad/today", "the best is there, and MLflow has but the newest"
+    assert found(run.id, "best") == "gs://one-bucket/squad/today/best"
+    assert found(run.id, "last") == str(tmp_path / "cache/downloads/mlflow" / run.id / "last")
+
+
+def test_damaged_artifacts_are_one_line(
+    recorded: Callable[..., Recorded], found: Callable[..., str], client: MlflowClient, tmp_path: Path
+) -> None:
+    run = recorded().folder(best=3).logs(Logged.best)
+    run.moves_away()
+    torn = tmp_path / "ckpt-3.index"
+    torn.write_text("torn")
+    client.log_artifact(run.id, str(torn), "checkpoints/best")
+    with pytest.raises(CheckpointError) as told:
+        found(run.id)
+    assert str(told.value) == (
+        "what MLflow has of it is damaged (ckpt-3 is damaged (ckpt-3.index has 4 bytes, not 7)); "
+        "name another checkpoint or run"
+    )
+    assert not list((tmp_path / "cache").rglob("*.index")), "nothing of it stays"
+
+
+def test_what_cannot_be_had_is_one_line(
+    recorded: Callable[..., Recorded], found: Callable[..., str], client: MlflowClient, uri: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r" has no run of this id; look it up there, or set tracking.uri to the "):
+        found(uuid.uuid4().hex)
+    run = recorded(mode="evaluate").folder()
+    with pytest.raises(CheckpointError, match=rf"^run micro \(evaluate\) has no checkpoint .+ folder {run.run_dir} o"):
+        found(run.id)
+    client.delete_run(run.id)
+    with pytest.raises(CheckpointError, match=rf"MLflow's bin; restore it \(mlflow runs restore --run-id {run.id}\)"):
+        found(run.id)
+    nowhere = store.resolve_uri(None, None, tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=rf"^there is no MLflow store at {tmp_path}/nowhere/mlflow.db; set trackin"):
+        weights.place_of(weights.Question(uri=nowhere, run_id="a", wanted="", cache_dir=str(tmp_path)))
+    assert not (tmp_path / "nowhere").exists(), "nobody makes a store to look into it"
+
+
+@pytest.mark.parametrize("place", ["mlflow:", "mlflow:a/b", "mlflow:../x", "mlflow:a/best/", "mlflow:a b", "mlflow:ä"])
+def test_a_name_that_is_none_is_refused(place: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r" names no run; write mlflow:RUN_ID, or RUN_ID/best, or RUN_ID/last$"):
+        weights.resolve(place, uri="sqlite:///none.db", cache_dir=tmp_path)
+
+
+def test_the_process_that_asks_answers(recorded: Callable[..., Recorded], uri: str, tmp_path: Path) -> None:
+    run = recorded().folder(best=3)
+    assert weights.resolve(f"mlflow:{run.id}/best", uri=uri, cache_dir=tmp_path) == f"{run.run_dir}/best"
+    nobody = f"http://me:secret@127.0.0.1:{free_port()}"
+    with pytest.raises(UserError) as told:
+        weights.resolve(f"mlflow:{run.id}", uri=nobody, cache_dir=tmp_path)
+    address = nobody.replace("me:secret", "***")
+    assert str(told.value) == (
+        f"init.checkpoint=mlflow:{run.id}: {address} does not answer; start the server, or set tracking.uri"
+    )
+
+
+def test_only_what_is_asked_for_and_whole_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    committed.checkpoint(tmp_path / "checkpoints", 4)
+    committed.checkpoint(tmp_path / "checkpoints", 5)
+    committed.flip(tmp_path / "checkpoints/ckpt-5.index")
+
+    def logged(which: Logged) -> list[tuple[str, str]]:
+        return [(path.name, folder) for path, folder in artifacts(tmp_path, which)]
+
+    assert logged(Logged.none) == logged(Logged.best) == []
+    parts = ("data-00000-of-00001", "index", "json")
+    assert logged(Logged.last) == [(f"ckpt-4.{part}", "checkpoints") for part in parts], "the manifest last"
+    assert (
+        "ckpt-5 is damaged (ckpt-5.index has another sha256 than when it was written); it is not logged" in caplog.text
+    )
+
+
+STARTER = [
+    "+preset=starter",
+    "task.starter.train_articles=12",
+    "task.starter.dev_articles=2",
+    "task.starter.vocabulary_size=300",
+    "task.max_seq_length=128",
+    "task.global_batch_size=4",
+    "trainer.max_steps=3",
+    "model.num_layers=1",
+    "hardware.steps_per_loop=1",
+]
+
+
+@pytest.mark.slow
+def test_weights_travel_through_a_real_server(tmp_path: Path) -> None:
+    """Trained on one machine, evaluated and trained on from another, which shares nothing but the server's address."""
+    with server(tmp_path) as (address, group):
+
+        def runs(machine: str, *more: str) -> tuple[int, str, Path]:
+            run_dir = tmp_path / machine / f"run-{uuid.uuid4().hex[:6]}"
+            places = [f"output_dir={tmp_path}/{machine}/out", f"cache_dir={tmp_path}/{machine}/cache"]
+            places += [f"hydra.run.dir={run_dir}", f"tracking.uri={address}"]
+            ended = here(*STARTER, *places, *more)
+            return ended.code, ended.err, run_dir
+
+        code, told, trained = runs("one", "tracking.log_checkpoints=best")
+        assert code == 0, told
+        first = json.loads((trained / "result.json").read_text())
+        place = f"init.checkpoint=mlflow:{first['run_id']}"
+        shutil.rmtree(trained)
+
+        code, told, evaluated = runs("other", "mode=evaluate", place)
+        assert code == 0, told
+        second = json.loads((evaluated / "result.json").read_text())
+        assert second["metrics"]["f1"] == first["metrics"]["best_checkpoint_f1"]
+        assert runs("other", f"{place}/best", "seed=1")[0] == 0
+
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(address)
+        params = client.get_run(second["run_id"]).data.params
+        assert params["init.checkpoint"] == f"mlflow:{first['run_id']}"
+        copy = tmp_path / "other/cache/downloads/mlflow" / first["run_id"] / "checkpoints/best"
+        assert params["init.sha256"] == manifest.check(manifest.committed(copy)[0]).sha256
+
+        for named, expected in {
+            f"mlflow:{second['run_id']}": "(evaluate) has no checkpoint that can be had here",
+            f"mlflow:{first['run_id']}/last": "(train) has no last that can be had here",
+            f"mlflow:{'0' * 32}": f"{address} has no run of this id",
+        }.items():
+            code, told, _ = runs("third", "mode=evaluate", f"init.checkpoint={named}")
+            assert (code, told.count("\n")) == (2, 1), told
+            assert told.startswith(f"error: init.checkpoint={named}: ") and expected in told
+        os.killpg(group, signal.SIGKILL)
+        code, told, _ = runs("third", "mode=evaluate", place)
+        assert (code, told.count("\n")) == (2, 1), told
+        assert told == f"error: {place}: {address} does not answer; start the server, or set tracking.uri\n"
