@@ -224,5 +224,6 @@ def record(tracker: Tracker, run_dir: Path, which: Logged) -> None:
     for problem in problems:
         log.warning("%s; it is not logged", problem.reason)
     if found is not None:
+        tracker.params({f"checkpoint.{which.value}.sha256": found.sha256})
         for file in (*manifest.files_of(found.prefix), manifest.file_of(found.prefix)):
             tracker.artifact(file, folder=folder)

@@ -233,10 +233,19 @@ def write_whole(
       tf.errors.OpError, OSError: it cannot be written, or what is read back is not what was in memory.
     """
     checkpoint.write(str(prefix))
+    read_back(prefix)
+    manifest.commit(prefix, step=step, model=model, head=head)
+
+
+def read_back(prefix: Path) -> None:
+    """Reads every tensor, which TensorFlow compares with the checksum that it took of it in memory.
+
+    Raises:
+      tf.errors.DataLossError: one differs.
+    """
     reader = tf.train.load_checkpoint(str(prefix))
     for name in reader.get_variable_to_shape_map():
-        reader.get_tensor(name)  # compared by TensorFlow with the checksum that it took before writing
-    manifest.commit(prefix, step=step, model=model, head=head)
+        reader.get_tensor(name)
 
 
 def first_line(problem: Exception) -> str:

@@ -1,0 +1,120 @@
+"""What it costs to write a checkpoint that is known to be whole, and by which checksum.
+
+`python -m benchmarks.saving [--model opt] [--model teacher] [--rounds 5] [--folder DIR]`. Each part is timed by itself
+on weights alone, as those of the best are kept; medians. `to the disk` depends on the disk more than on anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+CHUNK_BYTES = 2**20
+WRITING = "TensorFlow writes"
+PARTS = (WRITING, "read back and compared", "to the disk", "sha256", "manifest, both folders synced")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.saving", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--model", action="append", help="presets whose weights are saved; else opt and teacher"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", help="where to write; the system's temporary folder unless given")
+    chosen = parser.parse_args()
+    for name in chosen.model or ["opt", "teacher"]:
+        with tempfile.TemporaryDirectory(prefix="mobilebert_exp-saving-", dir=chosen.folder) as folder:
+            _measure(name, Path(folder), rounds=chosen.rounds)
+
+
+def _measure(name: str, folder: Path, *, rounds: int) -> None:
+    import tensorflow as tf
+
+    checkpoint = tf.train.Checkpoint(model=_random(name))
+    seconds = [_saved(checkpoint, folder / f"ckpt-{number}") for number in range(rounds + 1)][1:]
+    data = next(folder.glob(f"ckpt-{rounds}.data-*"))
+    size = data.stat().st_size
+    print(f"\n{name}: {size / 1e6:,.0f} MB\n\n| part of a save | s | of writing |\n|---|---|---|")
+    medians = {part: statistics.median(each[part] for each in seconds) for part in PARTS}
+    for part, value in medians.items():
+        print(f"| {part} | {value:.2f} | {value / medians[WRITING]:.0%} |")
+    print("\n| checksum | s | MB/s |\n|---|---|---|")
+    for algorithm, digest in CHECKSUMS.items():
+        value = statistics.median(_timed(lambda digest=digest: digest(data)) for _ in range(rounds))  # type: ignore[misc]
+        print(f"| {algorithm} | {value:.2f} | {size / 1e6 / value:,.0f} |")
+
+
+def _random(name: str) -> tf.Module:
+    """An encoder of a preset; what its weights are does not matter."""
+    from mobilebert_exp import compose
+    from mobilebert_exp.modeling.encoder import MobileBertEncoder
+
+    return MobileBertEncoder(compose([f"model={name}", "model.vocab_size=30522"]).model)
+
+
+def _saved(checkpoint: tf.train.Checkpoint, prefix: Path) -> dict[str, float]:
+    """Seconds of each part of a save; the checkpoint before it goes."""
+    from mobilebert_exp import manifest
+    from mobilebert_exp.modeling.checkpoints import native
+
+    def sync() -> None:
+        for file in manifest.files_of(prefix):
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+    def commit() -> None:
+        manifest.commit(prefix, step=0, head="", model={})
+
+    found = {
+        WRITING: _timed(lambda: checkpoint.write(str(prefix))),
+        PARTS[1]: _timed(lambda: native.read_back(prefix)),
+        PARTS[2]: _timed(sync),
+        PARTS[3]: _timed(lambda: [CHECKSUMS["sha256"](file) for file in manifest.files_of(prefix)]),
+    }
+    found[PARTS[4]] = max(0.0, _timed(commit) - found[PARTS[3]])  # which takes the sum too
+    manifest.remove_others(prefix.parent, keep=[prefix])
+    return found
+
+
+def _timed(do: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    do()
+    return time.perf_counter() - started
+
+
+def _crc32c(file: Path) -> bytes:
+    import google_crc32c
+
+    checksum = google_crc32c.Checksum()
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            checksum.update(chunk)
+    found: bytes = checksum.digest()
+    return found
+
+
+def _hashed(algorithm: str) -> Callable[[Path], bytes]:
+    def digest(file: Path) -> bytes:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, algorithm).digest()
+
+    return digest
+
+
+CHECKSUMS: dict[str, Callable[[Path], bytes]] = {
+    "crc32c": _crc32c,
+    **{algorithm: _hashed(algorithm) for algorithm in ("sha256", "blake2b", "sha1", "md5")},
+}
+
+if __name__ == "__main__":
+    main()
