@@ -28,7 +28,7 @@ DATA, INDEX = "data-00000-of-00001", "index"
 
 def weights(value: float) -> tf.train.Checkpoint:
     """Something to save, that tells which step it is of."""
-    return tf.train.Checkpoint(variable=tf.Variable(tf.fill([50, 4], value)))
+    return tf.train.Checkpoint(variable=tf.Variable(tf.fill([50, 4], float(value))))
 
 
 def values(prefix: str) -> float:

@@ -193,13 +193,14 @@ def _is_whole(prefix: Path) -> bool:
 def _fetch(client: MlflowClient, run_id: str, names: list[str], prefix: Path, copy: Path) -> None:
     """Fetches the files of a checkpoint, and moves them to their place when all are there and whole."""
     partial = copy / ".fetching"
-    arrived = partial / prefix.relative_to(copy)
+    arrived = partial / prefix.name
     try:
         for is_last in (False, True):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             for name in names:
-                client.download_artifacts(run_id, name, str(partial))
+                file = Path(client.download_artifacts(run_id, name, str(partial)))  # with or without its folders
+                file.replace(partial / file.name)
             try:
                 manifest.check(arrived)
                 break
@@ -209,7 +210,7 @@ def _fetch(client: MlflowClient, run_id: str, names: list[str], prefix: Path, co
                         f"what MLflow has of it is damaged ({problem.reason}); name another checkpoint or run"
                     ) from None
         prefix.parent.mkdir(parents=True, exist_ok=True)
-        for file in sorted(arrived.parent.iterdir(), key=lambda file: file.suffix == ".json"):
+        for file in (*manifest.files_of(arrived), manifest.file_of(arrived)):
             file.replace(prefix.parent / file.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
