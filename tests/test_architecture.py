@@ -73,7 +73,7 @@ HOLDERS = {  # who may import a library at all
     "hydra": ("__main__", "composition", "groups", "sweeping"),
     "omegaconf": ("__main__", "composition", "groups", "sweeping"),
     "google": ("storage",),
-    "google_crc32c": ("storage", "data.records"),
+    "google_crc32c": ("storage", "data.records", "manifest"),
     "mlflow": ("tracking",),
     "optuna": ("sweeping",),
     "orbit": ("runners",),

@@ -102,7 +102,7 @@ def test_where_none_is_whole_nothing_is_begun_anew(tmp_path: Path) -> None:
         series(tmp_path).newest()
     assert str(told.value) == (
         f"no checkpoint in {tmp_path} is whole: ckpt-4 is damaged (ckpt-4.index is missing); "
-        f"ckpt-2 is damaged (ckpt-2.{DATA} has another sha256 than when it was written); "
+        f"ckpt-2 is damaged (ckpt-2.{DATA} has another crc32c than when it was written); "
         "bring back the files, name another checkpoint, or start afresh (resume=never)"
     )
 
@@ -193,7 +193,7 @@ def test_what_a_place_means_where_it_is_damaged(run: Path, caplog: pytest.LogCap
         native.located(f"{run}/checkpoints/ckpt-5")
     assert str(refused.value) == (
         f"checkpoint {run}/checkpoints/ckpt-5 is damaged "
-        "(ckpt-5.index has another sha256 than when it was written); choose another"
+        "(ckpt-5.index has another crc32c than when it was written); choose another"
     )
 
 

@@ -44,12 +44,12 @@ def client(uri: str) -> MlflowClient:
     return made
 
 
-def artifacts(run_dir: Path, which: Logged) -> list[tuple[Path, str]]:
-    """What a run logs of its checkpoints, and under which folder."""
+def told(run_dir: Path, which: Logged) -> FakeTracker:
+    """What a run logs of its checkpoints."""
     tracker = FakeTracker()
     tracker.start(RunInfo(experiment="squad", name="micro", run_dir=run_dir))
     weights.record(tracker, run_dir, which)
-    return tracker.artifacts
+    return tracker
 
 
 class Recorded:
@@ -72,7 +72,10 @@ class Recorded:
         return self
 
     def logs(self, which: Logged) -> Recorded:
-        for file, folder in artifacts(self.run_dir, which):
+        tracker = told(self.run_dir, which)
+        for name, value in tracker.recorded_params.items():
+            self.client.log_param(self.id, name, value)
+        for file, folder in tracker.artifacts:
             self.client.log_artifact(self.id, str(file), folder)
         return self
 
@@ -168,13 +171,27 @@ def test_damaged_artifacts_are_one_line(
     torn = tmp_path / "ckpt-3.index"
     torn.write_text("torn")
     client.log_artifact(run.id, str(torn), "checkpoints/best")
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as refused:
         found(run.id)
-    assert str(told.value) == (
-        "what MLflow has of it is damaged (ckpt-3 is damaged (ckpt-3.index has 4 bytes, not 7)); "
+    assert str(refused.value) == (
+        "what MLflow has of it is damaged: ckpt-3 is damaged (ckpt-3.index has 4 bytes, not 7); "
         "name another checkpoint or run"
     )
     assert not list((tmp_path / "cache").rglob("*.index")), "nothing of it stays"
+
+
+def test_artifacts_must_be_those_that_the_run_recorded(
+    recorded: Callable[..., Recorded], found: Callable[..., str], client: MlflowClient, tmp_path: Path
+) -> None:
+    run = recorded().folder(best=3).logs(Logged.best)
+    run.moves_away()
+    other = committed.checkpoint(tmp_path / "other", 3, "of another run")
+    for file in other.parent.iterdir():
+        client.log_artifact(run.id, str(file), "checkpoints/best")
+    with pytest.raises(
+        CheckpointError, match=r"ckpt-3\.data-00000-of-00001 has another sha256 than the run recorded; "
+    ):
+        found(run.id)
 
 
 def test_what_cannot_be_had_is_one_line(
@@ -204,10 +221,10 @@ def test_the_process_that_asks_answers(recorded: Callable[..., Recorded], uri: s
     run = recorded().folder(best=3)
     assert weights.resolve(f"mlflow:{run.id}/best", uri=uri, cache_dir=tmp_path) == f"{run.run_dir}/best"
     nobody = f"http://me:secret@127.0.0.1:{free_port()}"
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         weights.resolve(f"mlflow:{run.id}", uri=nobody, cache_dir=tmp_path)
     address = nobody.replace("me:secret", "***")
-    assert str(told.value) == (
+    assert str(refused.value) == (
         f"init.checkpoint=mlflow:{run.id}: {address} does not answer; start the server, or set tracking.uri"
     )
 
@@ -218,13 +235,13 @@ def test_only_what_is_asked_for_and_whole_is_logged(tmp_path: Path, caplog: pyte
     committed.flip(tmp_path / "checkpoints/ckpt-5.index")
 
     def logged(which: Logged) -> list[tuple[str, str]]:
-        return [(path.name, folder) for path, folder in artifacts(tmp_path, which)]
+        return [(path.name, folder) for path, folder in told(tmp_path, which).artifacts]
 
     assert logged(Logged.none) == logged(Logged.best) == []
     parts = ("data-00000-of-00001", "index", "json")
     assert logged(Logged.last) == [(f"ckpt-4.{part}", "checkpoints") for part in parts], "the manifest last"
     assert (
-        "ckpt-5 is damaged (ckpt-5.index has another sha256 than when it was written); it is not logged" in caplog.text
+        "ckpt-5 is damaged (ckpt-5.index has another crc32c than when it was written); it is not logged" in caplog.text
     )
 
 
@@ -253,14 +270,14 @@ def test_weights_travel_through_a_real_server(tmp_path: Path) -> None:
             ended = here(*STARTER, *places, *more)
             return ended.code, ended.err, run_dir
 
-        code, told, trained = runs("one", "tracking.log_checkpoints=best")
-        assert code == 0, told
+        code, error, trained = runs("one", "tracking.log_checkpoints=best")
+        assert code == 0, error
         first = json.loads((trained / "result.json").read_text())
         place = f"init.checkpoint=mlflow:{first['run_id']}"
         shutil.rmtree(trained)
 
-        code, told, evaluated = runs("other", "mode=evaluate", place)
-        assert code == 0, told
+        code, error, evaluated = runs("other", "mode=evaluate", place)
+        assert code == 0, error
         second = json.loads((evaluated / "result.json").read_text())
         assert second["metrics"]["f1"] == first["metrics"]["best_checkpoint_f1"]
         assert runs("other", f"{place}/best", "seed=1")[0] == 0
@@ -278,10 +295,10 @@ def test_weights_travel_through_a_real_server(tmp_path: Path) -> None:
             f"mlflow:{first['run_id']}/last": "(train) has no last that can be had here",
             f"mlflow:{'0' * 32}": f"{address} has no run of this id",
         }.items():
-            code, told, _ = runs("third", "mode=evaluate", f"init.checkpoint={named}")
-            assert (code, told.count("\n")) == (2, 1), told
-            assert told.startswith(f"error: init.checkpoint={named}: ") and expected in told
+            code, error, _ = runs("third", "mode=evaluate", f"init.checkpoint={named}")
+            assert (code, error.count("\n")) == (2, 1), error
+            assert error.startswith(f"error: init.checkpoint={named}: ") and expected in error
         os.killpg(group, signal.SIGKILL)
-        code, told, _ = runs("third", "mode=evaluate", place)
-        assert (code, told.count("\n")) == (2, 1), told
-        assert told == f"error: {place}: {address} does not answer; start the server, or set tracking.uri\n"
+        code, error, _ = runs("third", "mode=evaluate", place)
+        assert (code, error.count("\n")) == (2, 1), error
+        assert error == f"error: {place}: {address} does not answer; start the server, or set tracking.uri\n"

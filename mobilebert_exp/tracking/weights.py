@@ -6,13 +6,14 @@ MLflow is asked in a process of its own, as figures are delivered by one: import
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SCHEME = "mlflow:"
 RUN_DIR_TAG, BUCKET_TAG = "run_dir", "bucket"  # where a run and its copy lie
+DIGEST = "sha256."  # before the name of a file that was logged, as a param
 DOWNLOADS = "downloads/mlflow"  # in the cache
 ARTIFACTS = {BEST: f"{FOLDER}/{BEST}", LAST: FOLDER}  # where a run logs them, as they lie in its folder
 # The package may be on this process's path alone (a checkout, a test), hence the path as an argument.
@@ -115,7 +117,7 @@ def place_of(question: Question) -> str:
     run = _run(client, question)
     tags = run.data.tags
     suffix = f"/{question.wanted}" if question.wanted else ""
-    for place in (_folder_of(run), *_elsewhere(client, question, tags.get(BUCKET_TAG, ""))):
+    for place in (_folder_of(run), *_elsewhere(client, run, question)):
         if place and (place.startswith("gs://") or _has_one(f"{place}{suffix}")):
             return f"{place}{suffix}"
     raise CheckpointError(
@@ -157,40 +159,44 @@ def _has_one(place: str) -> bool:
     return True
 
 
-def _elsewhere(client: MlflowClient, question: Question, bucket: str) -> Iterator[str]:
+def _elsewhere(client: MlflowClient, run: Run, question: Question) -> Iterator[str]:
     """A copy of the run's artifacts, which this server has been reached for, else the one in a bucket."""
     copy = Path(question.cache_dir) / DOWNLOADS / question.run_id
-    if _fetched(client, question.run_id, question.wanted or BEST, copy):
+    if _fetched(client, run, question.wanted or BEST, copy):
         yield str(copy)
-    yield bucket
-    if not question.wanted and _fetched(client, question.run_id, LAST, copy):
+    yield run.data.tags.get(BUCKET_TAG, "")
+    if not question.wanted and _fetched(client, run, LAST, copy):
         yield str(copy)
 
 
-def _fetched(client: MlflowClient, run_id: str, which: str, copy: Path) -> bool:
+def _fetched(client: MlflowClient, run: Run, which: str, copy: Path) -> bool:
     """Brings the newest checkpoint of an artifact folder to the same place below `copy`; false where there is none."""
     folder = ARTIFACTS[which]
-    names = [file.path for file in client.list_artifacts(run_id, folder) if not file.is_dir]
+    names = [file.path for file in client.list_artifacts(run.info.run_id, folder) if not file.is_dir]
     steps = [step for step in (manifest.step_of(Path(name).name) for name in names) if step is not None]
     if not steps:
         return False
     prefix = manifest.prefix_of(copy / folder, step=max(steps))
     with making(copy):
-        if not _is_whole(prefix):
+        if _problem(prefix, run.data.params):
             mine = [name for name in names if manifest.checkpoint_of(name) == f"{folder}/{prefix.name}"]
-            _fetch(client, run_id, mine, prefix, copy)
+            _fetch(client, run, mine, prefix, copy)
     return True
 
 
-def _is_whole(prefix: Path) -> bool:
+def _problem(prefix: Path, params: Mapping[str, str]) -> str:
+    """What is wrong with a copy, by its manifest and by what the run recorded; "" if nothing is."""
     try:
         manifest.check(prefix)
-    except manifest.DamagedError:
-        return False
-    return True
+    except manifest.DamagedError as problem:
+        return problem.reason
+    for file in (*manifest.files_of(prefix), manifest.file_of(prefix)):
+        if params.get(f"{DIGEST}{file.name}") not in (None, _sha256(file)):
+            return f"{file.name} has another sha256 than the run recorded"
+    return ""
 
 
-def _fetch(client: MlflowClient, run_id: str, names: list[str], prefix: Path, copy: Path) -> None:
+def _fetch(client: MlflowClient, run: Run, names: list[str], prefix: Path, copy: Path) -> None:
     """Fetches the files of a checkpoint, and moves them to their place when all are there and whole."""
     partial = copy / ".fetching"
     arrived = partial / prefix.name
@@ -199,16 +205,15 @@ def _fetch(client: MlflowClient, run_id: str, names: list[str], prefix: Path, co
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             for name in names:
-                file = Path(client.download_artifacts(run_id, name, str(partial)))  # with or without its folders
+                file = Path(
+                    client.download_artifacts(run.info.run_id, name, str(partial))
+                )  # with or without its folders
                 file.replace(partial / file.name)
-            try:
-                manifest.check(arrived)
+            problem = _problem(arrived, run.data.params)
+            if not problem:
                 break
-            except manifest.DamagedError as problem:
-                if is_last:
-                    raise CheckpointError(
-                        f"what MLflow has of it is damaged ({problem.reason}); name another checkpoint or run"
-                    ) from None
+            if is_last:
+                raise CheckpointError(f"what MLflow has of it is damaged: {problem}; name another checkpoint or run")
         prefix.parent.mkdir(parents=True, exist_ok=True)
         for file in (*manifest.files_of(arrived), manifest.file_of(arrived)):
             file.replace(prefix.parent / file.name)
@@ -225,6 +230,12 @@ def record(tracker: Tracker, run_dir: Path, which: Logged) -> None:
     for problem in problems:
         log.warning("%s; it is not logged", problem.reason)
     if found is not None:
-        tracker.params({f"checkpoint.{which.value}.sha256": found.sha256})
-        for file in (*manifest.files_of(found.prefix), manifest.file_of(found.prefix)):
+        files = (*manifest.files_of(found.prefix), manifest.file_of(found.prefix))
+        tracker.params({f"{DIGEST}{file.name}": _sha256(file) for file in files})
+        for file in files:
             tracker.artifact(file, folder=folder)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
