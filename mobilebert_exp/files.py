@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,41 @@ def making(target: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to be filled inside the block, which becomes `target` when the block ends, and otherwise is gone.
+
+    Raises:
+      OutputError: `target` cannot be written, or is a file or a folder with something in it.
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+            raise OutputError(f"{target} is there already; name a folder that is not, or is empty")
+        shutil.rmtree(partial, ignore_errors=True)  # of a process of the same number
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for path in (*partial.rglob("*"), partial):
+                _sync(path)
+            partial.rename(target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as problem:
+        raise OutputError(
+            f"{target} cannot be written ({problem.strerror or problem}); make room there, or name another folder"
+        ) from None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The architecture in an original MobileBERT JSON file, in the fields of our own `ModelConfig`.
+"""The architecture in an original MobileBERT JSON file, in the fields of our own `ModelConfig`, and the other way.
 
 Source of keys and of what holds where a key is absent: google-research/google-research, mobilebert/modeling.py.
 """
@@ -45,6 +45,13 @@ ABSENT = {  # what the original takes where a file does not say, as the teacher'
     "classifier_activation": True,
 }
 ALWAYS = ("trigram_input", "use_bottleneck")  # MobileBERT has both; without them it is another model
+PUBLISHED = {  # the published architectures: names of files, and of the folders in which checkpoints come
+    "uncased_L-24_H-128_B-512_A-4_F-4_OPT": "opt",
+    "uncased_L-24_H-128_B-512_A-4_F-4_OPT_QAT": "qat",
+    "uncased_L-24_H-128_B-512_A-4_F-2_tiny_OPT": "tiny",
+    "uncased_L-24_H-1024_B-512_A-4": "teacher",
+    "multi_cased_L-24_H-128_B-512_A-4_F-4_OPT": "multilingual",
+}
 CHOICES = {"hidden_act": Activation, "normalization_type": Normalization}
 UNREAD = (  # in BERT's multilingual files, where no code reads them
     *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
@@ -52,46 +59,60 @@ UNREAD = (  # in BERT's multilingual files, where no code reads them
 )
 
 
-def architecture(file: str) -> dict[str, object]:
+def architecture(file: str, *, named: str = "") -> dict[str, object]:
     """Every architecture field of `ModelConfig` that the file decides, as YAML writes the values.
 
     The name is the file's; weights start as the original's (`initialization=bert`), in a loop over the layers.
 
+    Args:
+      file: a path.
+      named: how an error calls the file; as the setting, if empty.
+
     Raises:
       ConfigError: the file cannot be read, lacks a key or has one that is unknown, of another type or not MobileBERT's.
     """
-    stated = _read(file)
+    named = named or f"model.from_json={file}"
+    stated = _read(file, named)
     keys = {**STATED, **OPTIONAL}
     if unknown := [key for key in stated if key not in (*keys, *ALWAYS, *UNREAD)]:
         near = nearest(unknown[0], [*keys, *ALWAYS])
         raise _fault(
-            file, f"{unknown[0]} is not a key of such files; {f'did you mean {near}?' if near else 'remove it'}"
+            named, f"{unknown[0]} is not a key of such files; {f'did you mean {near}?' if near else 'remove it'}"
         )
     for key in ALWAYS:
         if stated.get(key, False) is not True:
-            raise _fault(file, f"{key} is not true, so that this is no MobileBERT; give a MobileBERT's file")
+            raise _fault(named, f"{key} is not true, so that this is no MobileBERT; give a MobileBERT's file")
     if absent := [key for key in STATED if key not in stated]:
-        raise _fault(file, f"{absent[0]} is missing; add it, the whole architecture has to be there")
+        raise _fault(named, f"{absent[0]} is missing; add it, the whole architecture has to be there")
     values = {**ABSENT, **stated}
-    found = {name: _checked(file, key, values[key], kind) for key, (name, kind) in keys.items()}
+    found = {name: _checked(named, key, values[key], kind) for key, (name, kind) in keys.items()}
     return {"name": Path(file).stem, **found, "initialization": "bert", "layer_loop": "scan"}
 
 
-def _read(file: str) -> Mapping[str, Any]:
+def original(model: Mapping[str, object]) -> dict[str, object]:
+    """What an original file says of an architecture, given in the fields of `ModelConfig` as YAML writes them.
+
+    What the original has no key for is left out: how the weights start, the value that hides padding.
+    """
+    stated = {key: model[name] for key, (name, _) in {**STATED, **OPTIONAL}.items()}
+    return {**stated, **dict.fromkeys(ALWAYS, True)}
+
+
+def _read(file: str, named: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(Path(place("model.from_json", file)).read_text("utf-8"), object_pairs_hook=_once(file))
+        found = json.loads(Path(place("model.from_json", file)).read_text("utf-8"), object_pairs_hook=_once(named))
     except OSError as problem:
-        raise _fault(file, f"cannot be read ({problem.strerror}); name the JSON file of an original model") from None
+        raise _fault(named, f"cannot be read ({problem.strerror}); name the JSON file of an original model") from None
     except ValueError as problem:
         if isinstance(problem, ConfigError):
             raise
-        raise _fault(file, f"no JSON ({problem}); name the JSON file of an original model") from None
+        raise _fault(named, f"no JSON ({problem}); name the JSON file of an original model") from None
     if not isinstance(found, dict):
-        raise _fault(file, "holds no mapping of keys to values; name the JSON file of an original model")
+        raise _fault(named, "holds no mapping of keys to values; name the JSON file of an original model")
     return found
 
 
-def _once(file: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+def _once(named: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
     """A mapping of JSON's, no key of which is there twice."""
 
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -99,26 +120,27 @@ def _once(file: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise _fault(file, f"{twice} stands there twice; leave one")
+            raise _fault(named, f"{twice} stands there twice; leave one")
         return found
 
     return mapping
 
 
-def _checked(file: str, key: str, value: Any, kind: type) -> object:
+def _checked(named: str, key: str, value: Any, kind: type) -> object:
     is_of_kind = isinstance(value, (int, float) if kind is float else kind)
     if not is_of_kind or (isinstance(value, bool) and kind is not bool):
-        raise _fault(file, f"{key}={json.dumps(value)} is not {KINDS[kind]}; give one")
+        raise _fault(named, f"{key}={json.dumps(value)} is not {KINDS[kind]}; give one")
     if key not in CHOICES:
         return float(value) if kind is float else value
     names = [member.name for member in CHOICES[key]]
     if value.lower() not in names:
         near = nearest(value, names)
         raise _fault(
-            file, f"{key}={value} is not one of {', '.join(names)}; {f'did you mean {near}?' if near else 'choose one'}"
+            named,
+            f"{key}={value} is not one of {', '.join(names)}; {f'did you mean {near}?' if near else 'choose one'}",
         )
     return value.lower()
 
 
-def _fault(file: str, text: str) -> ConfigError:
-    return ConfigError(f"model.from_json={file}: {text}")
+def _fault(named: str, text: str) -> ConfigError:
+    return ConfigError(f"{named}: {text}")

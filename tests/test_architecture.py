@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "location": (GROUND, set()),
     "manifest": (GROUND, set()),
     "metrics": (GROUND, set()),
+    "original_json": (GROUND, set()),
     "spelling": (GROUND, set()),
     "storage.place": (GROUND, set()),
     "storage": ("storage", set()),
@@ -53,7 +54,6 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "mirror": ("mirror", {"storage", "tracking"}),
     "registry": ("registry", {"task interface", "runner interface"}),
     "composition": ("composition", {"registry"}),
-    "original_json": ("composition", {"registry"}),
     "groups": ("composition", {"registry"}),
     "sweeping.parent": ("sweep's note", {"tracking", "tracker interface"}),  # what a sweep leaves for its jobs
     "identity": ("identity", {"task interface", "tracking"}),

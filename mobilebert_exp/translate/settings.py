@@ -7,19 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mobilebert_exp.errors import ConfigError
+from mobilebert_exp.original_json import PUBLISHED
 from mobilebert_exp.spelling import nearest
 from mobilebert_exp.storage.place import GS, is_remote
 from mobilebert_exp.translate.command_line import Text, shown
 from mobilebert_exp.translate.flags import Script
 
 RUN = "RUN"  # stands where only the person knows which run is meant
-MODELS = {  # the published architectures: names of files, and of the folders in which checkpoints come
-    "uncased_L-24_H-128_B-512_A-4_F-4_OPT": "opt",
-    "uncased_L-24_H-128_B-512_A-4_F-4_OPT_QAT": "qat",
-    "uncased_L-24_H-128_B-512_A-4_F-2_tiny_OPT": "tiny",
-    "uncased_L-24_H-1024_B-512_A-4": "teacher",
-    "multi_cased_L-24_H-128_B-512_A-4_F-4_OPT": "multilingual",
-}
 IN_BUCKET = {
     "output_dir": "upload_to",
     "cache_dir": "shared_cache",
@@ -148,7 +142,7 @@ def _model(given: Given, found: Translation) -> None:
     """A preset where the file, or the folder it came in, has a published name; else the file itself."""
     file = Text(given["bert_config_file"])
     *folders, name = file.split("/")
-    known = [stem for stem in (name.removesuffix(".json"), *folders[-1:]) if stem in MODELS]
+    known = [stem for stem in (name.removesuffix(".json"), *folders[-1:]) if stem in PUBLISHED]
     if not known:
         found.settings["model.from_json"] = file
         if is_remote(file):
@@ -156,7 +150,7 @@ def _model(given: Given, found: Translation) -> None:
                 f"--bert_config_file={shown(file)}: model.from_json reads files of this machine; name a copy"
             )
         return
-    model = MODELS[known[0]]
+    model = PUBLISHED[known[0]]
     found.settings["model"] = model
     found.notes.append(f"model={model} is what was published as {known[0]}; if yours differs, model.from_json=FILE")
 

@@ -46,14 +46,19 @@ def embedding_parts() -> list[Part]:
 
 def block_parts(config: ModelConfig) -> list[Part]:
     """Those of one block, names below the layer's."""
+    return parts_of_block(networks=config.num_feedforward_networks, query_key_bottleneck=shares_query_key(config))
+
+
+def parts_of_block(*, networks: int, query_key_bottleneck: bool) -> list[Part]:
+    """The same, for so many feed-forward networks, and with or without a bottleneck of queries and keys."""
     found = [*_projected("bottleneck_input", "bottleneck/input", "bottleneck.input")]
-    if shares_query_key(config):
+    if query_key_bottleneck:
         found += _projected("bottleneck_query_key", "bottleneck/attention", "bottleneck.attention")
     for name in ("query", "key", "value"):
         found.append(Part(Kind.dense, f"attention/{name}", f"attention/self/{name}", f"attention.self.{name}"))
     found += _projected("attention/output", "attention/output", "attention.output", norm="attention/norm")
-    last = config.num_feedforward_networks - 1
-    for k in range(last + 1):  # the last feed-forward network has no prefix there
+    last = networks - 1
+    for k in range(networks):  # the last feed-forward network has no prefix there
         tf1, hugging_face = ("", "") if k == last else (f"ffn_layer_{k}/", f"ffn.{k}.")
         found.append(
             Part(Kind.dense, f"ffn_{k}/intermediate", f"{tf1}intermediate/dense", f"{hugging_face}intermediate.dense")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,8 @@ class Weights:
       vocabulary: the contents of its vocabulary file, if it carries one.
       lower_case: whether that vocabulary is of lower-cased text, if the source says so.
       ignored: names in the source that are no weights of a model: an optimizer's state, counters.
+      faults: what is wrong with a variable that the source has in part, or in several shapes, and that `values`
+        therefore lacks; in the source's own names, as the rest of a sentence: `lacks …`, `has … of shape …`.
     """
 
     values: Mapping[str, np.ndarray]
@@ -27,6 +29,7 @@ class Weights:
     vocabulary: bytes | None = None
     lower_case: bool | None = None
     ignored: tuple[str, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_layers(self) -> int:

@@ -1,0 +1,60 @@
+"""What lies beside the numbers of a checkpoint: the model's original JSON file, and its vocabulary; pure Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mobilebert_exp import original_json
+from mobilebert_exp.errors import CheckpointError, ConfigError
+from mobilebert_exp.files import write_json
+from mobilebert_exp.modeling.checkpoints.weights import Weights
+
+MODEL_FILE, VOCABULARY_FILE = "bert_config.json", "vocab.txt"  # as BERT's releases call them
+
+
+def architecture(folder: Path) -> Mapping[str, object] | None:
+    """The architecture in the folder's `bert_config.json`, else in its one original model file; None without any.
+
+    Raises:
+      CheckpointError: the file is damaged, or is no MobileBERT's.
+    """
+    file = folder / MODEL_FILE
+    if not file.is_file():
+        originals = [path for path in sorted(folder.glob("*.json")) if _is_original(path)]
+        if len(originals) != 1:
+            return None
+        (file,) = originals
+    try:
+        return original_json.architecture(str(file), named=str(file))
+    except ConfigError as problem:
+        raise CheckpointError(str(problem)) from None
+
+
+def _is_original(file: Path) -> bool:
+    """By its keys: what Hugging Face writes bears others, and so do the records of a run."""
+    try:
+        stated = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(stated, dict) and {"trigram_input", "hidden_act"} <= stated.keys() and "model_type" not in stated
+
+
+def vocabulary(folder: Path) -> bytes | None:
+    """The contents of the folder's `vocab.txt`, else of its one text file with `vocab` in its name."""
+    file = folder / VOCABULARY_FILE
+    if not file.is_file():
+        found = sorted(path for path in folder.glob("*vocab*.txt") if path.is_file())
+        if len(found) != 1:
+            return None
+        (file,) = found
+    return file.read_bytes()
+
+
+def write(weights: Weights, folder: Path) -> None:
+    """Writes both, as far as the weights have them."""
+    if weights.model is not None:
+        write_json(folder / MODEL_FILE, original_json.original(weights.model))
+    if weights.vocabulary is not None:
+        (folder / VOCABULARY_FILE).write_bytes(weights.vocabulary)

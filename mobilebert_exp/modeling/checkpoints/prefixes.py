@@ -1,0 +1,61 @@
+"""TensorFlow's checkpoints on disk: a prefix, beside which lie `PREFIX.index` and `PREFIX.data-…`; pure Python."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mobilebert_exp.errors import CheckpointError
+
+STATE_FILE = "checkpoint"  # of a folder: names its newest checkpoint
+_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})")
+_NEWEST = re.compile(r'^model_checkpoint_path: "([^"]*)"', re.MULTILINE)
+# The key of what only tf.train.Checkpoint writes; it sorts first, so that no prefix of it is left out of the table.
+_OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
+
+
+def prefix_of(path: Path) -> Path | None:
+    """The prefix that is meant by a prefix, by one of its files, or by a folder: its newest or its only checkpoint.
+
+    Raises:
+      CheckpointError: the folder holds several, and does not say which is the newest.
+    """
+    if _index(path).is_file():
+        return path
+    if path.is_file():
+        bare = path.with_name(_PART.sub("", path.name))
+        return bare if bare != path and _index(bare).is_file() else None
+    newest = _newest(path)
+    if newest is not None:
+        return newest
+    found = sorted(path.glob("*.index")) if path.is_dir() else []
+    if len(found) > 1:
+        names = ", ".join(each.name.removesuffix(".index") for each in found[:4])
+        raise CheckpointError(f"{path} holds {len(found)} checkpoints ({names}…); name one of them")
+    return found[0].with_name(found[0].name.removesuffix(".index")) if found else None
+
+
+def is_object_based(prefix: Path) -> bool:
+    """Whether `tf.train.Checkpoint` wrote it, with the paths of objects in place of the names of variables."""
+    return _OBJECT_GRAPH in _index(prefix).read_bytes()
+
+
+def holds(prefix: Path, key: str) -> bool:
+    """Whether a key of an object-based checkpoint begins like this; for one of the first part of all keys."""
+    return key.encode() in _index(prefix).read_bytes()
+
+
+def _index(prefix: Path) -> Path:
+    return Path(f"{prefix}.index")
+
+
+def _newest(folder: Path) -> Path | None:
+    """What the folder's state file names, which may have been written before the folder was moved."""
+    try:
+        match = _NEWEST.search((folder / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if match is None:
+        return None
+    stated = folder / match[1]  # an absolute path stays one
+    return next((path for path in (folder / stated.name, stated) if stated.name and _index(path).is_file()), None)
