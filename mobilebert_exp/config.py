@@ -311,9 +311,15 @@ class TrackingConfig:
 
 @dataclass(kw_only=True, slots=True)
 class InitConfig:
-    """Where the weights come from: null starts from scratch; else a run's folder or a checkpoint, here or remote."""
+    """Where the weights come from.
+
+    Attributes:
+      checkpoint: null starts from scratch; else a run's folder or a checkpoint of any format, here or remote.
+      strict: whether all of the encoder has to be there; else training starts with what fits.
+    """
 
     checkpoint: str | None = None
+    strict: bool = True
 
     def __post_init__(self) -> None:
         self.checkpoint = optional_place("init.checkpoint", self.checkpoint)

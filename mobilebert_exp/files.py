@@ -53,8 +53,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-            raise OutputError(f"{target} is there already; name a folder that is not, or is empty")
+        check_free(target)
         shutil.rmtree(partial, ignore_errors=True)  # of a process of the same number
         partial.mkdir(parents=True)
         try:
@@ -69,6 +68,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
         raise OutputError(
             f"{target} cannot be written ({problem.strerror or problem}); make room there, or name another folder"
         ) from None
+
+
+def check_free(target: Path) -> None:
+    """Raises OutputError where a new folder would take the place of something."""
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise OutputError(f"{target} is there already; name a folder that is not, or is empty")
 
 
 def _sync(path: Path) -> None:

@@ -9,6 +9,8 @@ from mobilebert_exp.errors import CheckpointError
 
 FOLDER = "checkpoints"  # of a run
 BEST, LAST = "best", "last"
+FOLDERS_BY = ("saved_model.pb", "*.safetensors", "pytorch_model*.bin")  # whose folder is a checkpoint of other code
+FILES_BY = (".index", ".safetensors", ".bin")  # which are one by themselves
 
 
 class Logged(enum.Enum):
@@ -26,16 +28,18 @@ def parts(location: str) -> tuple[Path, str]:
 
 
 def check(location: str) -> None:
-    """Raises CheckpointError where there is neither a run with such a checkpoint nor a checkpoint."""
+    """Raises CheckpointError where there is neither a run with such a checkpoint nor any other checkpoint."""
     path, wanted = parts(location)
     places = {"": [path / FOLDER / BEST, path / FOLDER], BEST: [path / FOLDER / BEST], LAST: [path / FOLDER]}[wanted]
-    files = [Path(f"{Path(location).expanduser()}.index"), *(file for at in places for file in at.glob("*.index"))]
-    if not any(file.is_file() for file in files):
+    named = Path(location).expanduser()
+    files = [Path(f"{named}.index"), *(file for at in places for file in at.glob("*.index"))]
+    files += [file for pattern in ("*.index", *FOLDERS_BY) for file in named.glob(pattern)]
+    if not any(file.is_file() for file in (*files, *([named] if named.name.endswith(FILES_BY) else []))):
         raise missing(location)
 
 
 def missing(location: str) -> CheckpointError:
     return CheckpointError(
-        f"init.checkpoint={location}: no checkpoint there; "
-        f"give the folder of a training run, the one that holds {FOLDER}/"
+        f"init.checkpoint={location}: no checkpoint there; give the folder of a training run, the one that holds "
+        f"{FOLDER}/, or a checkpoint of other code (docs/checkpoints.md)"
     )

@@ -93,8 +93,13 @@ def original(model: Mapping[str, object]) -> dict[str, object]:
     """What an original file says of an architecture, given in the fields of `ModelConfig` as YAML writes them.
 
     What the original has no key for is left out: how the weights start, the value that hides padding.
+
+    Raises:
+      ConfigError: the original has no word for a part of it.
     """
     stated = {key: model[name] for key, (name, _) in {**STATED, **OPTIONAL}.items()}
+    for key in CHOICES:
+        _checked("the model", key, stated[key], str)
     return {**stated, **dict.fromkeys(ALWAYS, True)}
 
 

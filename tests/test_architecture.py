@@ -66,6 +66,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for
     "doctor": ("doctor", {"storage", "tracking"}),
     "translate": ("translation", set()),
+    "convert": ("conversion", {"composition", "sources", "data", "modeling"}),
     "__main__": ("entry", {"composition", "experiment", "verbs"}),
     "": ("entry", {"composition", "experiment", "verbs"}),  # the package itself: a lazy front of the first two
 }

@@ -64,7 +64,7 @@ def test_no_link_comes_out_of_a_zip(tmp_path: Path) -> None:
 
 def test_an_archive_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MOST_BYTES", 2**20)
-    with pytest.raises(DataError, match=r"its files have more than \d+ GiB"):
+    with pytest.raises(DataError, match=r"with zeros its files have more than 1,048,576 bytes"):
         archive.unpack(packed_zip(tmp_path / "x.zip", {"zeros": b"\0" * 2**21}), tmp_path / "out")
     monkeypatch.setattr(archive, "MOST_FILES", 3)
     with pytest.raises(DataError, match=r"it holds more than 3 files"):

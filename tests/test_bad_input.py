@@ -280,7 +280,8 @@ def test_a_checkpoint_that_is_not_there_is_told_before_tensorflow_is_loaded(file
         _is_refused(
             here(*files, f"init.checkpoint={tmp_path}/{place}"),
             f"init.checkpoint={tmp_path}/{place}: no checkpoint there; "
-            "give the folder of a training run, the one that holds checkpoints/",
+            "give the folder of a training run, the one that holds checkpoints/, or a checkpoint of other code "
+            "(docs/checkpoints.md)",
         )
 
 

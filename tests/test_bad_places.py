@@ -190,14 +190,15 @@ for line in json.load(sys.stdin):
 def test_hardware_and_checkpoints_that_are_not_there(tmp_path: Path) -> None:
     """In one process, because each of them loads TensorFlow, which is told that there is no GPU."""
     common = ["+preset=starter", *_places(tmp_path), *SMALL]
-    (tmp_path / "torn.index").write_bytes(b"no table")
-    (tmp_path / "torn.data-00000-of-00001").write_bytes(b"no data")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/torn.index").write_bytes(b"no table")
+    (tmp_path / "damaged/torn.data-00000-of-00001").write_bytes(b"no data")
     lines = [
         [*common, "hardware=gpu"],
         [*common, "hardware=tpu_v3_8"],
         [*common, "mode=evaluate", f"init.checkpoint={tmp_path}/nowhere"],
         [*common, "mode=predict", f"init.checkpoint={tmp_path}"],
-        [*common, "mode=evaluate", f"init.checkpoint={tmp_path}/torn"],
+        [*common, "mode=evaluate", f"init.checkpoint={tmp_path}/damaged/torn"],
     ]
     ended = subprocess.run(
         [sys.executable, "-c", MACHINE],
@@ -220,9 +221,12 @@ def test_hardware_and_checkpoints_that_are_not_there(tmp_path: Path) -> None:
         "; set hardware.tpu_name, tpu_zone and gcp_project, or use hardware=cpu; "
         "mode=plan shows the experiment without the hardware\n"
     )
-    remedy = "no checkpoint there; give the folder of a training run, the one that holds checkpoints/"
+    remedy = (
+        "no checkpoint there; give the folder of a training run, the one that holds checkpoints/, or a checkpoint of "
+        "other code (docs/checkpoints.md)"
+    )
     assert nowhere == f"error: init.checkpoint={tmp_path}/nowhere: {remedy}\n"
     assert no_run == f"error: init.checkpoint={tmp_path}: {remedy}\n"
-    assert torn.startswith(f"error: checkpoint {tmp_path}/torn cannot be read (")
+    assert torn.startswith(f"error: checkpoint {tmp_path}/damaged/torn cannot be read (")
     assert torn.endswith("); choose another\n")
     assert [(code, message.count("\n")) for code, message in found] == [(2, 1)] * len(lines)

@@ -177,8 +177,8 @@ def test_keeps_the_newest_checkpoints_and_the_best(tmp_path: Path) -> None:
         "the first of equals"
     )
     assert (outcome.metrics["best_checkpoint_exact"], outcome.metrics["best_checkpoint_step"]) == (30.0, 6.0)
-    assert native.find(str(tmp_path), model=config.model).prefix.endswith("best/ckpt-6")
-    assert native.find(str(tmp_path / "last"), model=config.model).prefix.endswith("checkpoints/ckpt-10")
+    assert native.located(str(tmp_path)).prefix.endswith("best/ckpt-6")
+    assert native.located(str(tmp_path / "last")).prefix.endswith("checkpoints/ckpt-10")
 
 
 class StoppingTracker(FakeTracker):

@@ -17,7 +17,8 @@ from command_line import Ended, here
 from mobilebert_exp import compose
 from mobilebert_exp.data import glue
 from mobilebert_exp.errors import CheckpointError
-from mobilebert_exp.modeling.checkpoints import native
+from mobilebert_exp.modeling.checkpoints import native, native_weights
+from mobilebert_exp.modeling.checkpoints.account import Account, Demand, account
 from mobilebert_exp.registry import create_task
 
 TASKS = {
@@ -134,18 +135,19 @@ def test_which_heads_are_exchangeable() -> None:
 def test_a_checkpoint_without_the_record_is_taken_whole(tmp_path: Path) -> None:
     """As older versions of this package wrote them, without manifests too."""
     config = toy.experiment(trainer__max_steps=1)
-    toy.run(config, toy.task(config, tmp_path), tmp_path / "run")
+    task, run = toy.task(config, tmp_path), tmp_path / "run"
+    toy.run(config, task, run)
+
+    def settled(*, head: str) -> Account:
+        weights, wanted = native_weights.read(run), task.variables(config.model)
+        return account(weights, wanted=wanted, model=config.model, head=head, demand=Demand.whole, source="X")
+
     with pytest.raises(CheckpointError, match=r"of another task \(toy: a span\), and this one asks for x;"):
-        native.find_whole(str(tmp_path / "run"), model=config.model, head="x")
-    record = json.loads((tmp_path / "run" / native.MODEL_FILE).read_text())
+        settled(head="x")
+    record = json.loads((run / native.MODEL_FILE).read_text())
     del record[native.HEAD]
-    for file in (tmp_path / "run").rglob("ckpt-*.json"):
+    (run / native.MODEL_FILE).write_text(json.dumps(record))
+    for file in (run / native.FOLDER).rglob("ckpt-*.json"):
         file.unlink()
-    (tmp_path / "run" / native.MODEL_FILE).write_text(json.dumps(record))
-    assert native.find_whole(str(tmp_path / "run"), model=config.model, head="x").prefix.endswith("best/ckpt-1")
-    found = native.find(str(tmp_path / "run"), model=config.model)
-    assert found.head == ""
-    module = toy.task(config, tmp_path).build(config.model, seed=99, dtype="float32")
-    native.start(module, found, head="x")
-    (kernel,) = (value for name, value in toy.weights(found.prefix).items() if "span.Skernel" in name)
-    np.testing.assert_array_equal(module.weights["heads/span/kernel"], kernel)
+    assert settled(head="x").initialised == ()
+    assert native_weights.read(run).head == ""

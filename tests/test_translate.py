@@ -82,8 +82,6 @@ def test_the_readmes_fine_tuning_is_one_command() -> None:
         "note: model=opt is what was published as uncased_L-24_H-128_B-512_A-4_F-4_OPT; if yours differs, "
         "model.from_json=FILE\n"
         "note: the flags do not say how large the TPU is; hardware=tpu_v3_8 is one board of 8 cores\n"
-        "note: init.checkpoint reads runs of this package; weights of other code cannot be read yet, and the command "
-        "would say so: name a run, or leave it out to start from scratch\n"
     )
     expected = {
         **{

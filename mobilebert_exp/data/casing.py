@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from pathlib import Path
 
 from mobilebert_exp.data.tokenizer import Tokenizer
@@ -37,6 +38,14 @@ def tokenizer(path: str | Path, *, lower_case: bool) -> Tokenizer:
             "so every word with one would be unknown; set task.lower_case=true"
         )
     return found
+
+
+def is_lower_case(pieces: Iterable[str]) -> bool | None:
+    """Whether a vocabulary is of lower-cased text; None where it shows neither."""
+    every = set(pieces)
+    if any(map(_has_capital, every)):
+        return False
+    return True if every >= SMALL else None
 
 
 def _has_capital(piece: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 from mobilebert_exp import location, manifest
 from mobilebert_exp.data import mrpc, publishers
+from mobilebert_exp.data.cache import file_digest
 from mobilebert_exp.errors import CheckpointError, DataError, MissingDataError, OutputError
 from mobilebert_exp.files import making
 from mobilebert_exp.storage import archive, folders, web
@@ -22,6 +24,8 @@ from mobilebert_exp.storage.place import GS, Place, is_remote
 
 PUBLISHERS = "publishers"  # as a `data_root`
 _DOWNLOADS = "downloads"
+# A file of a checkpoint, at most one folder deep, as in a SavedModel.
+_PART = re.compile(r"(?:[^/]+/)?(?:checkpoint|[^/]+\.(?:index|data-\d{5}-of-\d{5}|json|txt|pb|safetensors|bin))")
 
 
 def find(relative: str, *, data_root: str | None, cache_dir: str | Path) -> Path:
@@ -152,20 +156,27 @@ def _write(path: Path, text: str) -> None:
 def checkpoint(place: str, *, cache_dir: str | Path | None) -> str:
     """`init.checkpoint` as a place on this machine.
 
-    A path stays as it is. Of `gs://…` the run (its best and newest checkpoint), `RUN/best`, `RUN/last` or the one
-    checkpoint of this prefix is fetched; of an address, an archive, which is unpacked: the run or checkpoint in it.
+    A path stays as it is. Of `gs://…` the run (its best and newest checkpoint), `RUN/best`, `RUN/last`, the folder of a
+    checkpoint of another format, or the one of this prefix is fetched. An archive, wherever it lies, is unpacked into
+    the cache, by its content: the run or checkpoint in it is meant.
 
     Raises:
       CheckpointError: nothing of the kind is there.
+      DataError: an archive is damaged, or not to be trusted.
     """
-    if not is_remote(place):
+    packed = archive.is_archive(urlsplit(place).path if is_remote(place) else place)
+    if not is_remote(place) and not (packed and Path(place).expanduser().is_file()):
         return place
     assert cache_dir is not None, "resolved by the experiment"
     cache = Path(cache_dir).expanduser()
-    found = _run_in_bucket(place, cache) if place.startswith(GS) else _run_in_archive(place, cache)
+    if not packed and not place.startswith(GS):
+        raise CheckpointError(
+            f"init.checkpoint={place} is no archive; give one of {', '.join(archive.SUFFIXES)}, or a folder"
+        )
     try:
+        found = _in_archive(place, cache) if packed else _run_in_bucket(place, cache)
         location.check(found)
-    except CheckpointError:
+    except (CheckpointError, MissingDataError):
         raise location.missing(place) from None
     return found
 
@@ -184,9 +195,8 @@ def _run_in_bucket(place: str, cache: Path) -> str:
             return _belongs(name, wanted)
 
         moved = folders.download(run, local, wanted=is_wanted)
-        if not moved.moved + moved.skipped:  # no run: the prefix of one checkpoint, beside which others lie
-            folder = Place(run.bucket, head)
-            folders.download(folder, local.parent, wanted=lambda name: name.startswith(f"{tail}."))
+        if not moved.moved + moved.skipped:
+            _fetch_foreign(run, local)
         else:
             _drop_others(local, there)
     return str(local / wanted) if wanted else str(local)
@@ -209,25 +219,43 @@ def _belongs(name: str, wanted: str) -> bool:
     return is_best if wanted == location.BEST else not is_best if wanted == location.LAST else True
 
 
-@functools.cache
-def _run_in_archive(address: str, cache: Path) -> str:
-    packed = _download(address, cache)
-    if not archive.is_archive(packed):
-        raise CheckpointError(
-            f"init.checkpoint={address} is no archive; give one of {', '.join(archive.SUFFIXES)}, or a folder"
+def _fetch_foreign(source: Place, local: Path) -> None:
+    """What is no run: the folder of a checkpoint of other code, or the files of one, and what lies beside it."""
+    moved = folders.download(source, local, wanted=lambda name: _PART.fullmatch(name) is not None)
+    if not moved.moved + moved.skipped:
+        head, _, tail = source.name.rpartition("/")
+        beside = (".json", ".txt")
+        folders.download(
+            Place(source.bucket, head),
+            local.parent,
+            wanted=lambda name: (
+                name == tail or name.startswith(f"{tail}.") or ("/" not in name and name.endswith(beside))
+            ),
         )
-    folder = packed.with_name(f"{packed.name}.unpacked")
+
+
+@functools.cache
+def _in_archive(place: str, cache: Path) -> str:
+    packed = fetched(place, cache_dir=cache)
+    folder = cache / _DOWNLOADS / "unpacked" / file_digest(packed)
     with making(folder):
         if not folder.is_dir():
             partial = folder.with_name(f".{folder.name}")
             shutil.rmtree(partial, ignore_errors=True)
-            archive.unpack(packed, partial)
-            partial.rename(folder)
+            try:
+                archive.unpack(packed, partial)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return str(_inner(folder))
 
 
 def _inner(folder: Path) -> Path:
-    """The run in an unpacked archive, or the prefix of its one checkpoint, or the folder itself."""
+    """The run in an unpacked archive, or its one checkpoint, or the folder itself."""
     runs = [found.parent for found in sorted(folder.rglob(location.FOLDER)) if found.is_dir()]
+    for found in (runs, *(sorted({path.parent for path in folder.rglob(name)}) for name in location.FOLDERS_BY)):
+        if len(found) == 1:
+            return found[0]
     prefixes = [found.with_suffix("") for found in sorted(folder.rglob("*.index"))]
-    return runs[0] if len(runs) == 1 else prefixes[0] if len(prefixes) == 1 else folder
+    together = {prefix.parent for prefix in prefixes}
+    return prefixes[0] if len(prefixes) == 1 else together.pop() if len(together) == 1 else folder

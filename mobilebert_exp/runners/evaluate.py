@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import time
 
-import tensorflow as tf
-
-from mobilebert_exp.data import sources
-from mobilebert_exp.modeling.checkpoints import native
+from mobilebert_exp.runners import initial
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.evaluation import Evaluator, write_files
 from mobilebert_exp.runners.strategy import create_strategy
@@ -28,15 +25,12 @@ def run(job: Job) -> Outcome:
 def score_checkpoint(job: Job, split: Split) -> tuple[Evaluation, float]:
     """Restores the checkpoint, scores the split, writes its files; also returns the seconds that took."""
     config = job.config
-    assert config.init.checkpoint is not None, "checked by the schema"
     with create_strategy(config.hardware).scope():
         # What is wrong with the data, or with the checkpoint, is better told before a model is built; both are kept.
         job.task.features(split, limit=config.trainer.limit_eval)
-        place = sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir)
-        found = native.find_whole(place, model=config.model, head=job.task.head)
+        weights = initial.read(job, whole=True)
         module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
-        native.restore(tf.train.Checkpoint(model=module), found.prefix)
-        job.tracker.params(found.recorded)
+        weights.give(module)
         evaluator = Evaluator(task=job.task, module=module, config=config, split=split)
         started = time.monotonic()
         evaluation = evaluator.evaluate()

@@ -13,12 +13,12 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
-from mobilebert_exp.data import sources
 from mobilebert_exp.data.pipeline import training_batches
 from mobilebert_exp.errors import DivergedError
 from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.modeling.checkpoints.series import Series
 from mobilebert_exp.modeling.optimizers import AdamW
+from mobilebert_exp.runners import initial
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.evaluation import Evaluator, write_files
 from mobilebert_exp.runners.loop import TrainingLoop
@@ -101,10 +101,7 @@ class _Training:
             native.restore(self._whole, newest)
             log.info("continuing at step %d from %s", self._step.numpy(), newest)
         elif job.config.init.checkpoint is not None:
-            place = sources.checkpoint(job.config.init.checkpoint, cache_dir=job.config.cache_dir)
-            found = native.find(place, model=job.config.model)
-            native.start(self._module, found, head=job.task.head)
-            job.tracker.params(found.recorded)
+            initial.read(job, whole=False).give(self._module)
 
     def _training_loop(self, features: Features) -> TrainingLoop:
         config = self._job.config

@@ -20,6 +20,9 @@ from mobilebert_exp.errors import DataError, OutputError, UserError
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_FILES = 100_000
 MOST_BYTES = 32 * 2**30  # of all files together as they come out, whatever the archive says
+# Numbers shrink to two thirds, texts to a tenth; what is packed a hundred times over is meant to fill a disk.
+MOST_RATIO = 100
+SMALL_BYTES = 2**30  # for which no ratio is too much
 _CHUNK_BYTES = 2**20
 # What the libraries raise about content that is not what it should be; ValueError: names that are no text, bad offsets.
 _DAMAGE = (
@@ -30,9 +33,10 @@ _DAMAGE = (
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class _Member:
-    """A file in an archive: its name there, and how to read it."""
+    """A file in an archive: its name there, how many bytes it says it has, and how to read it."""
 
     name: str
+    size: int
     open: Callable[[], IO[bytes]]
 
 
@@ -48,11 +52,11 @@ def unpack(archive: Path, folder: Path, *, rename: Callable[[str], str | None] =
       rename: a file's name below `folder` for its name in the archive; None leaves it out.
 
     Raises:
-      DataError: the archive is damaged, or holds a link, a device, a name outside, or too much.
+      DataError: the archive is damaged, or holds a link, a device, a sparse file, a name outside, or too much.
       OutputError: the folder cannot be written.
     """
     written: list[Path] = []
-    room = MOST_BYTES
+    room = _room(archive)
     with _reading(archive), _members(archive) as members:
         for number, member in enumerate(members):
             if number >= MOST_FILES:
@@ -61,13 +65,26 @@ def unpack(archive: Path, folder: Path, *, rename: Callable[[str], str | None] =
             if name is None:
                 continue
             target = _inside(folder, name, archive=archive)
+            if member.size > room:
+                raise _too_large(archive, member.name, room=room)
             room -= _write(member, target, room=room, archive=archive)
             written.append(target)
     return written
 
 
+def _room(archive: Path) -> int:
+    """How many bytes may come out of an archive altogether."""
+    with _reading(archive):
+        return min(MOST_BYTES, max(SMALL_BYTES, MOST_RATIO * archive.stat().st_size))
+
+
 def _refused(archive: Path, why: str) -> DataError:
-    return DataError(f"{archive} is not unpacked: {why}; unpack it by hand if you trust it, and set data_root")
+    return DataError(f"{archive} is not unpacked: {why}; unpack it by hand if you trust it, and name the folder")
+
+
+def _too_large(archive: Path, name: str, *, room: int) -> DataError:
+    size = archive.stat().st_size
+    return _refused(archive, f"with {name} its files have more than {room:,} bytes, too many for {size:,} packed ones")
 
 
 @contextmanager
@@ -101,7 +118,7 @@ def _of_zip(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
             continue
         if kind not in (0, stat.S_IFREG):
             raise _refused(archive, f"{info.filename} is a link or a device")
-        yield _Member(name=info.filename, open=lambda info=info: opened.open(info))  # type: ignore[misc]
+        yield _Member(name=info.filename, size=info.file_size, open=lambda info=info: opened.open(info))  # type: ignore[misc]
 
 
 def _of_tar(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
@@ -110,9 +127,11 @@ def _of_tar(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
             continue
         if not info.isreg():
             raise _refused(archive, f"{info.name} is a link or a device")
+        if info.issparse():
+            raise _refused(archive, f"{info.name} is a sparse file of {info.size:,} bytes")
         stream = opened.extractfile(info)
         assert stream is not None, "a regular file has content"
-        yield _Member(name=info.name, open=lambda stream=stream: stream)  # type: ignore[misc]
+        yield _Member(name=info.name, size=info.size, open=lambda stream=stream: stream)  # type: ignore[misc]
 
 
 def _inside(folder: Path, name: str, *, archive: Path) -> Path:
@@ -134,7 +153,7 @@ def _write(member: _Member, target: Path, *, room: int, archive: Path) -> int:
                 for chunk in _chunks(member, archive):
                     size += len(chunk)
                     if size > room:
-                        raise _refused(archive, f"its files have more than {MOST_BYTES // 2**30} GiB")
+                        raise _too_large(archive, member.name, room=room)
                     out.write(chunk)
                 out.flush()
                 os.fsync(out.fileno())

@@ -1,7 +1,6 @@
 """The verb `translate`: a command of the original scripts as one of ours, on standard output.
 
-Notes and refusals go to standard error, a line each. A command is printed only if all of it is the same experiment, but
-for the starting weights: `--init_checkpoint` stays, and a note says that a run of ours must stand there.
+Notes and refusals go to standard error, a line each. A command is printed only if all of it is the same experiment.
 """
 
 from __future__ import annotations

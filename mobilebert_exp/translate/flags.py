@@ -15,7 +15,7 @@ from mobilebert_exp.spelling import nearest
 from mobilebert_exp.translate.command_line import OPEN, Text, shown
 
 TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")  # as absl reads them
-OTHER_WEIGHTS = "weights of other code cannot be read yet"
+HUB = "name the module's folder or archive in --init_checkpoint"
 EXPORT = "export to SavedModel and TFLite is not available yet"
 QUANTISATION = "quantisation is not available yet"
 PRETRAINING = "pre-training and distillation are not available yet"
@@ -96,7 +96,7 @@ COMMON = (
     ),
     text("vocab_file", "task.vocab_file"),
     text("output_dir", "output_dir", here="each run gets a folder of its own in it; of `gs://…` `upload_to`"),
-    text("init_checkpoint", "init.checkpoint", here=f"a run of this package: {OTHER_WEIGHTS}"),
+    text("init_checkpoint", "init.checkpoint", here="a checkpoint of TensorFlow 1, as it is"),
     switch("do_lower_case", "task.lower_case", default="true"),
     whole("train_batch_size", "task.global_batch_size", default="32"),
     number("learning_rate", "task.optimizer.learning_rate", default="5e-5"),
@@ -115,7 +115,7 @@ COMMON = (
     text("export_dir", refused=EXPORT),
 )
 SQUAD = (
-    text("hub_module_url", refused=OTHER_WEIGHTS),
+    text("hub_module_url", refused=HUB),
     text("data_dir", "cache_dir", here=FEATURES),
     text("train_file", "task.train_file"),
     text("predict_file", "task.dev_file"),

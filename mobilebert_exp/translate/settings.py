@@ -188,8 +188,3 @@ def _others(script: Script, given: Given, found: Translation) -> None:
         found.notes.append(
             f"put the folder of the training run in place of {RUN}; the original takes the newest of --output_dir"
         )
-    elif "init.checkpoint" in found.settings:
-        found.notes.append(
-            "init.checkpoint reads runs of this package; weights of other code cannot be read yet, and the command "
-            "would say so: name a run, or leave it out to start from scratch"
-        )

@@ -123,7 +123,7 @@ class _Complaint:
     def error(self, fault: str, *, remedy: str = "") -> CheckpointError:
         partly = "init.strict=false starts with what fits"
         ways = [remedy or "choose a whole one", *([partly] if self.demand is Demand.encoder else [])]
-        return CheckpointError(f"{self.source} {fault}; {', or '.join(ways)}")
+        return CheckpointError(f"{self.source} {fault}; {'; '.join(ways)}")
 
 
 def _differences(
@@ -171,11 +171,10 @@ def _check_encoder(weights: Weights, specs: Mapping[str, VariableSpec], model: M
 def _check_architecture(stated: Mapping[str, object], model: ModelConfig, told: _Complaint) -> None:
     differences = _differences(stated, model, leaving_out=COMPUTATION)
     if differences:
-        setting = differences[0].partition(",")[0]
-        preset = stated.get("name") or "NAME"
+        setting, name = differences[0].partition(",")[0], stated.get("name")
+        preset = f" (model={name})" if name else ""
         raise told.error(
-            f"was trained with {differences[0]}",
-            remedy=f"set {setting}, or all of its architecture: model={preset}, or model.from_json=FILE",
+            f"was trained with {differences[0]}", remedy=f"choose the architecture that it is of{preset}, or {setting}"
         )
 
 
@@ -206,21 +205,22 @@ def _heads_anew(
     anew: set[str] = set()
     for group, members in groups.items():
         is_own = group in SELF_EXPLAINING or weights.head == head
-        fault = _fault_of_head(group, members, weights, is_foreign=not is_own and weights.head != "")
-        if fault and demand is Demand.whole:
-            raise told.error(fault, remedy="name a run of this task, or train one from it with mode=train")
+        fault = _fault_of_head(members, weights)
+        if not is_own and weights.head:
+            fault = f"has the head of another task ({weights.head}), and this one asks for {head}"
         there = [spec for spec in members if spec.name in weights.values]
         is_torn = 0 < len(there) < len(members) or any(spec.name in weights.faults for spec in members)
+        if fault and demand is Demand.whole:
+            other = "name a run of this task, or train one from it with mode=train"
+            raise told.error(fault, remedy="" if is_torn else other)
         if fault and demand is Demand.encoder and (is_torn or (is_own and there)):
             raise told.error(fault)
         anew |= {spec.name for spec in members if fault}
     return anew
 
 
-def _fault_of_head(group: str, members: Sequence[VariableSpec], weights: Weights, *, is_foreign: bool) -> str:
+def _fault_of_head(members: Sequence[VariableSpec], weights: Weights) -> str:
     """Why a head cannot be taken; "" if it can."""
-    if is_foreign:
-        return f"has the head of another task ({weights.head})"
     for spec in members:
         if spec.name in weights.faults:
             return weights.faults[spec.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mobilebert_exp.errors import CheckpointError, ConfigError
 from mobilebert_exp.files import write_json
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 
+log = logging.getLogger(__name__)
 MODEL_FILE, VOCABULARY_FILE = "bert_config.json", "vocab.txt"  # as BERT's releases call them
 
 
@@ -53,8 +55,11 @@ def vocabulary(folder: Path) -> bytes | None:
 
 
 def write(weights: Weights, folder: Path) -> None:
-    """Writes both, as far as the weights have them."""
+    """Writes both, as far as the weights have them, and the original has words for the architecture."""
     if weights.model is not None:
-        write_json(folder / MODEL_FILE, original_json.original(weights.model))
+        try:
+            write_json(folder / MODEL_FILE, original_json.original(weights.model))
+        except ConfigError as problem:
+            log.warning("no %s is written: %s", MODEL_FILE, problem)
     if weights.vocabulary is not None:
         (folder / VOCABULARY_FILE).write_bytes(weights.vocabulary)

@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 MODEL_FILE = "model.json"
 FOLDER, BEST = location.FOLDER, location.BEST
 HEAD = "head"  # in model.json
-NOT_ARCHITECTURE = frozenset(
-    {"name", "layer_loop", "hidden_dropout", "attention_dropout", "initialization", "initializer_range"}
-)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -76,36 +73,23 @@ class Found:
     model: Mapping[str, Any]
     sha256: str = ""
 
-    @property
-    def recorded(self) -> dict[str, object]:
-        """What a run that starts from it records."""
-        return {"init.sha256": self.sha256} if self.sha256 else {}
-
 
 def write_model(run_dir: Path, model: ModelConfig, *, head: str) -> None:
     """Records the architecture and the head that the run's checkpoints belong to, whole or not at all."""
     write_json(run_dir / MODEL_FILE, {**leaves(model), HEAD: head})
 
 
-def find(place: str, *, model: ModelConfig) -> Found:
+def located(place: str) -> Found:
     """The checkpoint behind `init.checkpoint`, all of which was read and is as it was written.
 
     Where the newest (or best) of a run is damaged it is the one before, and a warning says so.
 
     Args:
       place: a run's folder (its best, else its newest), `RUN/best`, `RUN/last` or a prefix.
-      model: the architecture that is to be restored.
 
     Raises:
-      CheckpointError: nothing whole is there, or it belongs to another architecture.
+      CheckpointError: nothing whole is there.
     """
-    found = located(place)
-    _check_architecture(found.model, place, model)
-    return found
-
-
-def located(place: str) -> Found:
-    """As `find`, of whatever architecture."""
     prefix = Path(place).expanduser()
     if manifest.has_one(prefix):
         return _committed(manifest.check(prefix))
@@ -157,21 +141,6 @@ def _earlier(prefix: Path) -> Found:
     return Found(prefix=str(prefix), head=str(recorded.get(HEAD, "")), model=recorded)
 
 
-def find_whole(place: str, *, model: ModelConfig, head: str) -> Found:
-    """The checkpoint behind `init.checkpoint`, whose head is to answer as it was taught to.
-
-    Raises:
-      CheckpointError: as `find`; or its head was taught another task.
-    """
-    found = find(place, model=model)
-    if found.head not in ("", head):
-        raise CheckpointError(
-            f"init.checkpoint={place} has the head of another task ({found.head}), and this one asks for {head}; "
-            "name a run of this task, or train one from it with mode=train"
-        )
-    return found
-
-
 def _run_of(prefix: Path) -> Path:
     return next((parent for parent in prefix.parents if (parent / MODEL_FILE).is_file()), prefix.parent)
 
@@ -187,25 +156,6 @@ def _recorded(run_dir: Path) -> dict[str, Any]:
     if not isinstance(recorded, dict):
         raise CheckpointError(f"init.checkpoint: {file} is no JSON object; choose another run")
     return recorded
-
-
-def _check_architecture(recorded: Mapping[str, Any], place: str, model: ModelConfig) -> None:
-    for name, value in leaves(model).items():
-        if name in recorded and name not in NOT_ARCHITECTURE and recorded[name] != value:
-            raise CheckpointError(
-                f"init.checkpoint={place} was trained with model.{name}={recorded[name]}, not {value}; "
-                f"set model={recorded['name']} model.{name}={recorded[name]}"
-            )
-
-
-def start(module: tf.Module, found: Found, *, head: str) -> None:
-    """Gives a model the weights to start from: the encoder's, and the head's unless it was taught another task."""
-    if found.head in ("", head):
-        restore(tf.train.Checkpoint(model=module), found.prefix)
-        log.info("weights from %s", found.prefix)
-        return
-    restore(tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=module.encoder)), found.prefix)
-    log.info("the encoder's weights from %s; the head starts anew: it was for %s", found.prefix, found.head)
 
 
 def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:

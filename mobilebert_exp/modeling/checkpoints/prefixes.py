@@ -1,11 +1,16 @@
-"""TensorFlow's checkpoints on disk: a prefix, beside which lie `PREFIX.index` and `PREFIX.data-…`; pure Python."""
+"""TensorFlow's checkpoints on disk: a prefix, beside which lie `PREFIX.index` and `PREFIX.data-…`.
+
+Which one is meant is told without TensorFlow.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mobilebert_exp.errors import CheckpointError
+from mobilebert_exp.errors import CheckpointError, UserError
 
 STATE_FILE = "checkpoint"  # of a folder: names its newest checkpoint
 _PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})")
@@ -43,6 +48,29 @@ def is_object_based(prefix: Path) -> bool:
 def holds(prefix: Path, key: str) -> bool:
     """Whether a key of an object-based checkpoint begins like this; for one of the first part of all keys."""
     return key.encode() in _index(prefix).read_bytes()
+
+
+@contextmanager
+def reading(prefix: Path) -> Iterator[None]:
+    """What TensorFlow raises of a damaged file inside the block is a CheckpointError of one line.
+
+    Its reader raises Python's own kinds of errors too: of a file that is cut, an IndexError.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (tf.errors.OpError, LookupError, RuntimeError, TypeError, ValueError) as problem:
+        raise unreadable(prefix, problem) from None
+
+
+def unreadable(prefix: Path, problem: Exception) -> CheckpointError:
+    """What TensorFlow says of a file, without the long paths that it puts before it."""
+    line = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+    reason = line.split("; ")[-1].partition(" [Op:")[0].replace(f"{prefix}.", "")[:200]
+    return CheckpointError(f"checkpoint {prefix} cannot be read ({reason}); choose another")
 
 
 def _index(prefix: Path) -> Path:

@@ -21,7 +21,7 @@ from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.files import whole_folder, write_text
 from mobilebert_exp.modeling.checkpoints import companions
 from mobilebert_exp.modeling.checkpoints.names import LAYER, NORM, Kind, Part, embedding_parts, parts_of_block
-from mobilebert_exp.modeling.checkpoints.prefixes import STATE_FILE, is_object_based, prefix_of
+from mobilebert_exp.modeling.checkpoints.prefixes import STATE_FILE, is_object_based, prefix_of, reading
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.variables import STACKED
 
@@ -98,18 +98,9 @@ def _opened(prefix: Path) -> tuple[Any, dict[str, list[int]]]:
     """A reader, and the shapes of all variables by name."""
     import tensorflow as tf
 
-    try:
+    with reading(prefix):
         reader = tf.train.load_checkpoint(str(prefix))
         return reader, dict(sorted(reader.get_variable_to_shape_map().items()))
-    except (tf.errors.OpError, ValueError, RuntimeError) as problem:
-        raise unreadable(prefix, problem) from None
-
-
-def unreadable(prefix: Path, problem: Exception) -> CheckpointError:
-    """What TensorFlow says of a file, without the long paths that it puts before it."""
-    line = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
-    reason = line.split("; ")[-1].partition(" [Op:")[0].replace(f"{prefix}.", "")[:200]
-    return CheckpointError(f"checkpoint {prefix} cannot be read ({reason}); choose another")
 
 
 def _sorted_out(shapes: Mapping[str, object], prefix: Path) -> tuple[dict[str, list[_Source]], list[str]]:
@@ -199,12 +190,8 @@ def _value(reader: Any, found: list[_Source], prefix: Path) -> np.ndarray:
 
 
 def _tensor(reader: Any, source: _Source, prefix: Path) -> np.ndarray:
-    import tensorflow as tf
-
-    try:
+    with reading(prefix):
         return np.asarray(reader.get_tensor(source.name), np.float32)
-    except (tf.errors.OpError, ValueError, TypeError, RuntimeError) as problem:
-        raise unreadable(prefix, problem) from None
 
 
 def _model(prefix: Path, sources: Mapping[str, list[_Source]]) -> Mapping[str, object]:

@@ -1,0 +1,104 @@
+"""The objects in a checkpoint that `tf.train.Checkpoint` or `tf.saved_model.save` wrote, read without their classes.
+
+Such a checkpoint stores, beside the values, which object holds which by what name. The key of a value is only one of
+the paths that lead to it (the shortest), so whoever looks for a variable follows the names instead.
+Source: tensorflow/core/protobuf/trackable_object_graph.proto.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilebert_exp.errors import CheckpointError
+from mobilebert_exp.modeling.checkpoints.prefixes import unreadable
+
+GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+ROOT = 0
+_VALUE = "VARIABLE_VALUE"
+_SUFFIX = f"/.ATTRIBUTES/{_VALUE}"
+
+
+class ObjectGraph:
+    """What an object-based checkpoint holds; objects are numbered, the root is `ROOT`.
+
+    Args:
+      prefix: of the checkpoint's files.
+
+    Raises:
+      CheckpointError: the files are damaged, or are of no object-based checkpoint.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        import tensorflow as tf
+        from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+        self.prefix = prefix
+        self._reader = self._guarded(lambda: tf.train.load_checkpoint(str(prefix)))
+        if not self._reader.has_tensor(GRAPH_KEY):
+            raise CheckpointError(f"{prefix} holds variables by name, and no objects; name an object-based checkpoint")
+        stored = self._guarded(lambda: self._reader.get_tensor(GRAPH_KEY))
+        graph = trackable_object_graph_pb2.TrackableObjectGraph()
+        graph.ParseFromString(stored)
+        self._children = [{child.local_name: child.node_id for child in node.children} for node in graph.nodes]
+        self._keys = [
+            next((part.checkpoint_key for part in node.attributes if part.name == _VALUE), "") for node in graph.nodes
+        ]
+        self._read: set[str] = set()
+
+    def find(self, start: int, path: Sequence[str]) -> int | None:
+        """The object at a path of names from another; None if the path breaks off."""
+        at: int | None = start
+        for name in path:
+            at = None if at is None else self._children[at].get(name)
+        return at
+
+    def names(self, node: int) -> frozenset[str]:
+        """By which names an object holds others."""
+        return frozenset(self._children[node])
+
+    def count(self, node: int | None) -> int:
+        """How many objects a list holds; 0 for none."""
+        return 0 if node is None else sum(name.isdigit() for name in self._children[node])
+
+    def is_variable(self, node: int | None) -> bool:
+        return node is not None and bool(self._keys[node])
+
+    def value(self, node: int) -> np.ndarray:
+        """A variable's value; counted as read.
+
+        Raises:
+          CheckpointError: it is damaged.
+        """
+        key = self._keys[node]
+        self._read.add(key)
+        value: np.ndarray = self._guarded(lambda: self._reader.get_tensor(key))
+        return value
+
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """Every object once, with the shortest path to it, the nearest first."""
+        waiting, seen = deque([("", ROOT)]), {ROOT}
+        while waiting:
+            path, node = waiting.popleft()
+            yield path, node
+            for name, child in self._children[node].items():
+                if child not in seen:
+                    seen.add(child)
+                    waiting.append((f"{path}/{name}".lstrip("/"), child))
+
+    def unread(self) -> tuple[str, ...]:
+        """What nobody asked for, by key."""
+        every = set(self._reader.get_variable_to_shape_map()) - {GRAPH_KEY}
+        return tuple(sorted(key.removesuffix(_SUFFIX) for key in every - self._read))
+
+    def _guarded(self, read: Callable[[], Any]) -> Any:
+        import tensorflow as tf
+
+        try:
+            return read()
+        except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as problem:
+            raise unreadable(self.prefix, problem) from None

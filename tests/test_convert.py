@@ -1,0 +1,297 @@
+"""The verb `convert`: what comes back is what was there, bit for bit; what cannot be converted is one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf1_files
+import toy
+from archives import packed_tar
+from command_line import Ended, here
+
+from mobilebert_exp import compose
+from mobilebert_exp.config import LayerLoop, ModelConfig, leaves
+from mobilebert_exp.data import sources
+from mobilebert_exp.errors import CheckpointError
+from mobilebert_exp.modeling.checkpoints import formats, native_weights, tf1
+from mobilebert_exp.modeling.checkpoints.account import Demand, account, assign
+from mobilebert_exp.modeling.checkpoints.weights import Weights
+from mobilebert_exp.modeling.pretrainer import PretrainingModel
+from mobilebert_exp.modeling.variables import (
+    classifier_variables,
+    encoder_variables,
+    pretraining_variables,
+    span_variables,
+)
+
+MODEL = toy.model(num_layers=2)
+LETTERS = "abcdefghijklmnopqr"  # and the five special tokens: as many as the toy's vocabulary
+VOCABULARY = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]) + "\n"
+
+
+def native(weights: Weights, folder: Path, *, model: ModelConfig = MODEL) -> str:
+    native_weights.write(dataclasses.replace(weights, model=leaves(model)), folder)
+    return str(folder)
+
+
+def convert(*arguments: object) -> Ended:
+    return here("convert", *map(str, arguments))
+
+
+def refused(*arguments: object) -> str:
+    """The error, without the word."""
+    ended = convert(*arguments)
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
+    return ended.err.removeprefix("error: ").rstrip("\n")
+
+
+def every_head(model: ModelConfig) -> Weights:
+    specs = [*encoder_variables(model), *pretraining_variables(model), *span_variables(model)]
+    return Weights(values=tf1_files.values([*specs, *classifier_variables(model, num_outputs=3)]), head="a span")
+
+
+def check_equal(ours: Weights, others: Weights) -> None:
+    assert ours.values.keys() == others.values.keys()
+    for name, value in ours.values.items():
+        assert others.values[name].dtype == np.float32
+        np.testing.assert_array_equal(others.values[name], value, err_msg=name)
+
+
+def forward(weights: Weights, model: ModelConfig) -> list[np.ndarray]:
+    """Outputs of pre-training, on padded rows."""
+    module = PretrainingModel(model, seed=9)
+    wanted = [*encoder_variables(model), *pretraining_variables(model)]
+    found = account(weights, wanted=wanted, model=model, head="", demand=Demand.whole, source="X")
+    assign(module, weights, found)
+    rng = np.random.default_rng(1)
+    mask = (np.arange(9) < np.array([[9], [5]])).astype(np.int32)
+    ids = rng.integers(1, 23, mask.shape).astype(np.int32) * mask
+    segments, places = tf.constant(mask * (np.arange(9) > 3)), tf.constant([[1], [2]])
+    output = module(tf.constant(ids), tf.constant(mask), segments, places)
+    return [output.encoded.sequence_BLH.numpy(), output.masked_lm_BPV.numpy(), output.next_sentence_B2.numpy()]
+
+
+def round_trip(model: ModelConfig, folder: Path, *, to: str) -> None:
+    """From ours to another format and back, all heads included where both have them."""
+    weights = dataclasses.replace(tf1_files.pretrained(model), vocabulary=VOCABULARY.encode())
+    source = native(weights, folder / "source", model=model)
+    for arguments in ((source, folder / "there", "--to", to), (folder / "there", folder / "back", "--to", "native")):
+        ended = convert(*arguments)
+        assert ended.code == 0, ended.err
+    back = native_weights.read(folder / "back")
+    check_equal(weights, back)
+    assert back.vocabulary == weights.vocabulary
+    fields = leaves(model)
+    assert {key: (back.model or {})[key] for key in fields if key not in ("name", "layer_loop")} == {
+        key: value for key, value in fields.items() if key not in ("name", "layer_loop")
+    }
+    for ours, others in zip(forward(weights, model), forward(back, model), strict=True):
+        np.testing.assert_array_equal(ours, others)
+
+
+@pytest.mark.parametrize("name", tf1_files.PRESETS)
+def test_a_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
+    model = dataclasses.replace(tf1_files.preset(name), layer_loop=LayerLoop.unroll)
+    round_trip(model, tmp_path, to="tf1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tf1_files.PRESETS)
+def test_a_round_trip_at_full_depth_and_vocabulary_is_bit_equal(name: str, tmp_path: Path) -> None:
+    round_trip(compose([f"model={name}"]).model, tmp_path, to="tf1")
+
+
+def test_every_head_goes_along(tmp_path: Path) -> None:
+    weights = every_head(MODEL)
+    source = native(weights, tmp_path / "source")
+    ended = convert(source, tmp_path / "there", "--to", "tf1")
+    assert ended.code == 0, ended.err
+    numbers = sum(value.size for value in weights.values.values())
+    assert ended.out.startswith(
+        f"{source} (native) is {tmp_path}/there (tf1) now: {len(weights.values)} variables, {numbers:,} numbers; "
+        "heads: classifier, masked_lm, next_sentence, span; without a vocabulary (--vocab names one); "
+    )
+    check_equal(weights, tf1.read(tmp_path / "there"))
+    assert formats.recognised(str(tmp_path / "there")) == "tf1"
+
+
+def test_a_checkpoint_that_does_not_say_what_it_is_of(tmp_path: Path) -> None:
+    weights = tf1_files.pretrained(MODEL)
+    tf1.write(dataclasses.replace(weights, model=leaves(MODEL)), tmp_path / "tf1")
+    stated = tmp_path / "my_model.json"
+    (tmp_path / "tf1" / "bert_config.json").rename(stated)
+    assert refused(tmp_path / "tf1", tmp_path / "out", "--to", "native") == (
+        f"{tmp_path}/tf1 does not say which architecture it is of; name it with --model: a preset, or its JSON file"
+    )
+    assert refused(tmp_path / "tf1", tmp_path / "out", "--to", "native", "--model", "opt").startswith(
+        f"{tmp_path}/tf1 was trained with model.normalization=layer_norm, not no_norm; "
+    )
+    assert refused(tmp_path / "tf1", tmp_path / "out", "--to", "native", "--model", "opx").startswith(
+        "model=opx is not an option; did you mean opt?"
+    )
+    assert convert(tmp_path / "tf1", tmp_path / "out", "--to", "native", "--model", stated).code == 0
+    check_equal(weights, native_weights.read(tmp_path / "out"))
+
+
+def test_a_published_name_says_what_it_is_of(tmp_path: Path) -> None:
+    """As the archive of the original comes, which holds no model file; of other sizes it is refused."""
+    folder = tmp_path / "uncased_L-24_H-128_B-512_A-4_F-4_OPT"
+    prefix = tf1_files.save(folder / "mobilebert.ckpt", tf1_files.drawn(tf1_files.names(tf1_files.preset("opt"))))
+    assert refused(prefix, tmp_path / "out", "--to", "native") == (
+        f"{prefix} was trained with model.vocab_size=131, not 30522; choose the architecture that it is of, or "
+        "model.vocab_size=131"
+    )
+
+
+def test_the_vocabulary_goes_along_or_is_named(tmp_path: Path) -> None:
+    source = native(tf1_files.pretrained(MODEL), tmp_path / "source")
+    (tmp_path / "words.txt").write_text(VOCABULARY, encoding="utf-8")
+    named = ("--vocab", tmp_path / "words.txt")
+    assert convert(source, tmp_path / "there", "--to", "tf1", *named).code == 0
+    assert convert(tmp_path / "there", tmp_path / "back", "--to", "native").code == 0
+    assert (tmp_path / "back" / "vocab.txt").read_text(encoding="utf-8") == VOCABULARY
+    (tmp_path / "words.txt").write_text(VOCABULARY + "zz\n", encoding="utf-8")
+    assert refused(source, tmp_path / "other", "--to", "tf1", *named) == (
+        f"--vocab={tmp_path}/words.txt has 24 entries, and the model 23; name the model's own"
+    )
+
+
+def test_a_native_folder_is_what_init_checkpoint_takes(tmp_path: Path) -> None:
+    weights = dataclasses.replace(every_head(MODEL), head=toy.ToyTask.head)
+    tf1.write(dataclasses.replace(weights, model=leaves(MODEL)), tmp_path / "tf1")
+    assert convert(tmp_path / "tf1", tmp_path / "run", "--to", "native").code == 0
+    for place in ("run", "run/last", "run/checkpoints", "run/checkpoints/ckpt-0"):
+        assert formats.recognised(str(tmp_path / place)) == "native"
+        check_equal(weights, formats.read(str(tmp_path / place)))
+    config = toy.experiment(model=MODEL, init__checkpoint=str(tmp_path / "run"), trainer__max_steps=1)
+    toy.run(config, toy.task(config, tmp_path), tmp_path / "trained")
+
+
+def test_a_destination_is_never_overwritten_and_never_half_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = native(tf1_files.pretrained(MODEL), tmp_path / "source")
+    (tmp_path / "there").mkdir()
+    assert convert(source, tmp_path / "there", "--to", "tf1").code == 0, "an empty folder is filled"
+    assert refused(source, tmp_path / "there", "--to", "tf1") == (
+        f"{tmp_path}/there is there already; name a folder that is not, or is empty"
+    )
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tf1, "write_text", fails)
+    assert refused(source, tmp_path / "new", "--to", "tf1").endswith(
+        "cannot be written (No space left on device); make room there, or name another folder"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "there"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["A", "B"], "convert: the following arguments are required: --to; see "),
+        (["A", "--to", "tf1"], "convert: the following arguments are required: DST; see "),
+        (["A", "B", "--to", "tf3"], "convert: argument --to: invalid choice: 'tf3' (choose from 'native', 'tf1', "),
+        (["A", "B", "--to", "tf1", "--colour"], "convert: unrecognized arguments: --colour; see "),
+        (["A", "B", "--to", "tf1"], "init.checkpoint=A: no checkpoint there; give the folder of a training run, "),
+    ],
+)
+def test_a_command_that_cannot_be_meant(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused(*arguments).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help() -> None:
+    ended = convert("--help")
+    assert ended.code == 0
+    assert "--to FORMAT" in ended.out and "gs://" in ended.out
+
+
+def test_an_archive_as_google_publishes_it(tmp_path: Path) -> None:
+    weights = tf1_files.pretrained(MODEL)
+    tf1.write(dataclasses.replace(weights, model=leaves(MODEL)), tmp_path / "made")
+    files = {f"uncased/{path.name}": path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    packed = packed_tar(tmp_path / "uncased.tar.gz", files)
+    (tmp_path / "cache").mkdir()
+    cache = ("--cache-dir", tmp_path / "cache")
+    assert convert(packed, tmp_path / "out", "--to", "native", *cache).code == 0
+    check_equal(weights, native_weights.read(tmp_path / "out"))
+    copy = shutil.copy(packed, tmp_path / "copy.tar.gz")
+    check_equal(weights, formats.read(sources.checkpoint(str(copy), cache_dir=tmp_path / "cache")))
+    assert len([path for path in (tmp_path / "cache").rglob("*.index")]) == 1, "by its content, so once"
+
+
+def _hostile(kind: str, path: Path) -> Path:
+    info = tarfile.TarInfo("top/mobilebert.ckpt.index")
+    if kind == "traversal":
+        info.name = "../../mobilebert.ckpt.index"
+    elif kind == "absolute":
+        info.name = "/tmp/mobilebert.ckpt.index"
+    elif kind == "symbolic link":
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    elif kind == "hard link":
+        info.type, info.linkname = tarfile.LNKTYPE, "/etc/passwd"
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as packed:
+        if kind == "sparse":
+            info.pax_headers = {
+                **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": info.name},
+                **{"GNU.sparse.realsize": str(10 * 2**30)},
+            }
+            content = f"1\n{10 * 2**30 - 1}\n1\n".encode().ljust(512, b"\0") + b"x"
+        elif kind == "large":
+            content = b""
+            info.size = 40 * 2**30
+        else:
+            content = b"" if info.type != tarfile.REGTYPE else b"index"
+        if kind != "large":
+            info.size = len(content)
+            packed.addfile(info, io.BytesIO(content))
+        else:
+            packed.fileobj.write(info.tobuf(tarfile.PAX_FORMAT))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("traversal", "'../../mobilebert.ckpt.index' would lie outside "),
+        ("absolute", "'/tmp/mobilebert.ckpt.index' would lie outside "),
+        ("symbolic link", "top/mobilebert.ckpt.index is a link or a device"),
+        ("hard link", "top/mobilebert.ckpt.index is a link or a device"),
+        ("sparse", "top/mobilebert.ckpt.index is a sparse file of 10,737,418,240 bytes"),
+        ("large", "with top/mobilebert.ckpt.index its files have more than "),
+    ],
+)
+def test_a_hostile_archive_is_one_line(kind: str, message: str, tmp_path: Path) -> None:
+    packed = _hostile(kind, tmp_path / "x.tar.gz")
+    told = refused(packed, tmp_path / "out", "--to", "native", "--cache-dir", tmp_path / "cache")
+    assert told.startswith(f"{packed} is not unpacked: {message}")
+    assert told.endswith("; unpack it by hand if you trust it, and name the folder")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert not (tmp_path / "out").exists() and not (tmp_path / "mobilebert.ckpt.index").exists()
+
+
+def test_a_converted_run_tells_which_head_it_has(tmp_path: Path) -> None:
+    source = native(every_head(MODEL), tmp_path / "source")
+    assert convert(source, tmp_path / "copy", "--to", "native").code == 0
+    assert json.loads((tmp_path / "copy" / "model.json").read_text())["head"] == "a span"
+    weights = native_weights.read(tmp_path / "copy")
+    assert weights.head == "a span" and weights.digest
+    with pytest.raises(CheckpointError, match="has the head of another task"):
+        account(
+            weights, wanted=[*encoder_variables(MODEL), *span_variables(MODEL)], model=MODEL, head="another",
+            demand=Demand.whole, source="X",
+        )  # fmt: skip
