@@ -1,0 +1,84 @@
+"""A MobileBERT as the objects of tf-models, for `tf.train.Checkpoint`: they hold values, or variables, of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from mobilebert_exp.modeling.checkpoints import tf_models_paths
+from mobilebert_exp.modeling.checkpoints.tf_models_paths import Place
+from mobilebert_exp.modeling.checkpoints.weights import Weights, model_of
+from mobilebert_exp.modeling.pretrainer import PretrainingModel
+
+
+def save(weights: Weights, prefix: Path) -> None:
+    """Saves the items `encoder`, `masked_lm` and those of the other heads; TensorFlow adds `-1` to the prefix."""
+    assert weights.model is not None, "filled in by whoever converts"
+    config = model_of(weights.model)
+
+    def leaf(place: Place) -> _Leaf:
+        value = weights.values[place.ours]
+        value = value if place.layer is None else value[place.layer]
+        return _Leaf(lambda: value.reshape(tf_models_paths.shape_there(place.ours, value.shape, config)))
+
+    heads = [name for name in weights.values if name.startswith("heads/")]
+    places = [*tf_models_paths.encoder_places(config), *tf_models_paths.head_places(config, heads)]
+    with tf.device("/CPU:0"):
+        tf.train.Checkpoint(**_items(places, leaf)).save(str(prefix))
+
+
+def checkpoint_items(model: PretrainingModel) -> Mapping[str, tf.Module]:
+    """The model as tf-models would hand it to `tf.train.Checkpoint`: what is restored or saved are our variables."""
+    config = model.encoder.config
+    variables = {**model.encoder.weights, **model.weights}
+
+    def leaf(place: Place) -> _Leaf:
+        variable, layer = variables[place.ours], place.layer
+        shape = tuple(variable.shape if layer is None else variable.shape[1:])
+        there = tf_models_paths.shape_there(place.ours, shape, config)
+
+        def put(value: tf.Tensor) -> tf.Tensor:
+            value = tf.reshape(tf.ensure_shape(value, there), shape)
+            return variable.assign(value) if layer is None else variable[layer].assign(value)
+
+        return _Leaf(lambda: tf.reshape(variable if layer is None else variable[layer], there), put)
+
+    places = [*tf_models_paths.encoder_places(config), *tf_models_paths.head_places(config, list(model.weights))]
+    return _items(places, leaf)
+
+
+class _Leaf(tf.Module):
+    """What stands for one of their variables: its value lies in an array, or in a slice of a variable of ours."""
+
+    def __init__(
+        self, get: Callable[[], np.ndarray | tf.Tensor], put: Callable[[tf.Tensor], tf.Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self._get, self._put = get, put
+
+    def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
+        return {"VARIABLE_VALUE": tf.convert_to_tensor(self._get())}
+
+    def _restore_from_tensors(self, restored: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        assert self._put is not None, "an array is only written"
+        return self._put(restored["VARIABLE_VALUE"])
+
+
+def _items(places: Iterable[Place], leaf: Callable[[Place], _Leaf]) -> dict[str, tf.Module]:
+    """Objects that hold each other as the paths say; what lies at several places is one object."""
+    items: dict[str, tf.Module] = {}
+    leaves: dict[tuple[str, int | None], _Leaf] = {}
+    for place in places:
+        item, *between, last = place.path
+        node = items.setdefault(item, tf.Module())
+        for name in between:
+            if not hasattr(node, name):
+                setattr(node, name, tf.Module())
+            node = getattr(node, name)
+        key = (place.ours, place.layer)
+        leaves.setdefault(key, leaf(place))
+        setattr(node, last, leaves[key])
+    return items
