@@ -6,8 +6,10 @@ size, F intermediate size.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -16,6 +18,7 @@ from mobilebert_exp.modeling.variables import shares_query_key
 
 LAYER_NORM_EPSILON = 1e-12
 Params = Mapping[str, tf.Tensor]
+_PLAIN_GRADIENTS = contextvars.ContextVar("plain_gradients", default=False)
 
 ACTIVATIONS = {
     Activation.relu: tf.nn.relu,
@@ -41,11 +44,27 @@ def dense(x: tf.Tensor, params: Params, name: str) -> tf.Tensor:
     return tf.reshape(affine(tf.reshape(x, [-1, width_in]), kernel, bias), [*dims(x)[:-1], width_out])
 
 
+@contextlib.contextmanager
+def plain_gradients() -> Iterator[None]:
+    """What is traced inside has TensorFlow's gradients alone: a SavedModel would carry a function for each of ours."""
+    token = _PLAIN_GRADIENTS.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN_GRADIENTS.reset(token)
+
+
+def affine(x_TC: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """`x @ kernel + bias`."""
+    if _PLAIN_GRADIENTS.get():
+        return tf.nn.bias_add(tf.matmul(x_TC, kernel), bias)
+    return _affine(x_TC, kernel, bias)
+
+
 @tf.custom_gradient
-def affine(
+def _affine(
     x_TC: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]:
-    """`x @ kernel + bias`."""
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
         from_x = tf.matmul(upstream, kernel, transpose_b=True)
@@ -54,11 +73,20 @@ def affine(
     return tf.nn.bias_add(tf.matmul(x_TC, kernel), bias), gradient
 
 
-@tf.custom_gradient
 def no_norm_affine(
     x_TC: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+) -> tf.Tensor:
+    """`gamma * (x @ kernel + bias + residual) + beta`."""
+    if _PLAIN_GRADIENTS.get():
+        return tf.nn.bias_add((tf.matmul(x_TC, kernel) + residual) * gamma, gamma * bias + beta)
+    return _no_norm_affine(x_TC, kernel, bias, residual, gamma, beta)
+
+
+@tf.custom_gradient
+def _no_norm_affine(
+    x_TC: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]:
-    """`gamma * (x @ kernel + bias + residual) + beta`; one sum over the rows serves both vectors that are added."""
+    """One sum over the rows serves both vectors that are added."""
     inner = tf.matmul(x_TC, kernel) + residual
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
