@@ -68,7 +68,9 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "translate": ("translation", set()),
     "convert": ("conversion", {"composition", "sources", "data", "modeling"}),
     "__main__": ("entry", {"composition", "experiment", "verbs"}),
-    "": ("entry", {"composition", "experiment", "verbs"}),  # the package itself: a lazy front of the first two
+    "loading": ("loading", {"modeling", "sources"}),
+    # the package itself: a lazy front
+    "": ("front", {"composition", "experiment", "loading"}),
 }
 HOLDERS = {  # who may import a library at all
     "hydra": ("__main__", "composition", "groups", "sweeping"),
