@@ -30,6 +30,9 @@ class Format(Protocol):
 MODULES = {  # by the names that `convert --to` takes; of those that are read alike, the first is asked
     "native": "native_weights",
     "tf1": "tf1",
+    "tf_models": "tf_models",
+    "savedmodel": "saved_model",
+    "hub": "hub",
 }
 
 
