@@ -311,12 +311,7 @@ class TrackingConfig:
 
 @dataclass(kw_only=True, slots=True)
 class InitConfig:
-    """Where the weights come from.
-
-    Attributes:
-      checkpoint: null starts from scratch; else a run's folder or a checkpoint of any format, here or remote.
-      strict: whether all of the encoder has to be there; else training starts with what fits.
-    """
+    """The starting weights: a run, or a checkpoint of any format; unless `strict`, training starts with what fits."""
 
     checkpoint: str | None = None
     strict: bool = True

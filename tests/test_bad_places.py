@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from command_line import CHECKOUT, here, process
 
+from mobilebert_exp import location
+
 SMALL = ["task.starter.train_articles=20", "task.starter.dev_articles=4"]
 
 
@@ -221,12 +223,8 @@ def test_hardware_and_checkpoints_that_are_not_there(tmp_path: Path) -> None:
         "; set hardware.tpu_name, tpu_zone and gcp_project, or use hardware=cpu; "
         "mode=plan shows the experiment without the hardware\n"
     )
-    remedy = (
-        "no checkpoint there; give the folder of a training run, the one that holds checkpoints/, or a checkpoint of "
-        "other code (docs/checkpoints.md)"
-    )
-    assert nowhere == f"error: init.checkpoint={tmp_path}/nowhere: {remedy}\n"
-    assert no_run == f"error: init.checkpoint={tmp_path}: {remedy}\n"
+    assert nowhere == f"error: {location.missing(f'{tmp_path}/nowhere')}\n"
+    assert no_run == f"error: {location.missing(str(tmp_path))}\n"
     assert torn.startswith(f"error: checkpoint {tmp_path}/damaged/torn cannot be read (")
     assert torn.endswith("); choose another\n")
     assert [(code, message.count("\n")) for code, message in found] == [(2, 1)] * len(lines)

@@ -16,6 +16,7 @@ from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, p
 
 PRESETS = ("opt", "tiny", "teacher", "base", "multilingual")
 VOCABULARY = 131
+Shapes = dict[str, tuple[int, ...]]
 
 
 def preset(name: str) -> ModelConfig:
@@ -52,54 +53,52 @@ def pretrained(model: ModelConfig, *, seed: int = 0, span: bool = False) -> Weig
     return Weights(values=values([*encoder_variables(model), *heads], seed=seed))
 
 
-def names(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+def names(model: ModelConfig) -> Shapes:
     """What the original's graph of pre-training calls its variables, and their shapes."""
-    h, i, f, e, v = (
-        model.hidden_size,
-        model.intra_bottleneck_size,
-        model.intermediate_size,
-        model.embedding_size,
-        model.vocab_size,
-    )
+    h, e, v = model.hidden_size, model.embedding_size, model.vocab_size
     assert v is not None
-    norm = "FakeLayerNorm" if model.normalization is Normalization.no_norm else "LayerNorm"
-
-    def dense(scope: str, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
-        return {f"{scope}/kernel": (width_in, width_out), f"{scope}/bias": (width_out,)}
-
-    def normed(scope: str, width: int, name: str = norm) -> dict[str, tuple[int, ...]]:
-        return {f"{scope}/{name}/gamma": (width,), f"{scope}/{name}/beta": (width,)}
-
-    found: dict[str, tuple[int, ...]] = {
+    found: Shapes = {
         "bert/embeddings/word_embeddings": (v, e),
         "bert/embeddings/token_type_embeddings": (model.type_vocab_size, h),
         "bert/embeddings/position_embeddings": (model.max_positions, h),
-        **dense("bert/embeddings/embedding_transformation", 3 * e, h),
-        **normed("bert/embeddings", h),
+        **_dense("bert/embeddings/embedding_transformation", 3 * e, h),
+        **_norm("bert/embeddings", h, model),
     }
     for layer in range(model.num_layers):
-        scope = f"bert/encoder/layer_{layer}"
-        found |= dense(f"{scope}/bottleneck/input/dense", h, i) | normed(f"{scope}/bottleneck/input", i)
-        query = value = h
-        if model.use_bottleneck_attention:
-            query = value = i
-        elif model.key_query_shared_bottleneck:
-            found |= dense(f"{scope}/bottleneck/attention/dense", h, i) | normed(f"{scope}/bottleneck/attention", i)
-            query = i
-        for part, width in (("query", query), ("key", query), ("value", value)):
-            found |= dense(f"{scope}/attention/self/{part}", width, i)
-        found |= dense(f"{scope}/attention/output/dense", i, i) | normed(f"{scope}/attention/output", i)
-        for number in range(model.num_feedforward_networks):
-            is_last = number == model.num_feedforward_networks - 1
-            below = scope if is_last else f"{scope}/ffn_layer_{number}"
-            found |= dense(f"{below}/intermediate/dense", i, f)
-            found |= dense(f"{below}/output/dense", f, i) | normed(f"{below}/output", i)
-        found |= dense(f"{scope}/output/bottleneck/dense", i, h) | normed(f"{scope}/output/bottleneck", h)
+        found |= _layer(f"bert/encoder/layer_{layer}", model)
     if model.classifier_activation:
-        found |= dense("bert/pooler/dense", h, h)
-    found |= dense("cls/predictions/transform/dense", h, h) | normed("cls/predictions/transform", h, "LayerNorm")
+        found |= _dense("bert/pooler/dense", h, h)
+    found |= _dense("cls/predictions/transform/dense", h, h)
+    found |= {f"cls/predictions/transform/LayerNorm/{part}": (h,) for part in ("gamma", "beta")}
     found |= {"cls/predictions/output_bias": (v,), "cls/predictions/extra_output_weights": (v, h - e)}
     return found | {"cls/seq_relationship/output_weights": (2, h), "cls/seq_relationship/output_bias": (2,)}
+
+
+def _layer(scope: str, model: ModelConfig) -> Shapes:
+    h, i, f = model.hidden_size, model.intra_bottleneck_size, model.intermediate_size
+    found = _dense(f"{scope}/bottleneck/input/dense", h, i) | _norm(f"{scope}/bottleneck/input", i, model)
+    query = value = i if model.use_bottleneck_attention else h
+    if model.key_query_shared_bottleneck and not model.use_bottleneck_attention:
+        found |= _dense(f"{scope}/bottleneck/attention/dense", h, i) | _norm(f"{scope}/bottleneck/attention", i, model)
+        query = i
+    for part, width in (("query", query), ("key", query), ("value", value)):
+        found |= _dense(f"{scope}/attention/self/{part}", width, i)
+    found |= _dense(f"{scope}/attention/output/dense", i, i) | _norm(f"{scope}/attention/output", i, model)
+    for number in range(model.num_feedforward_networks):
+        is_last = number == model.num_feedforward_networks - 1
+        below = scope if is_last else f"{scope}/ffn_layer_{number}"
+        found |= _dense(f"{below}/intermediate/dense", i, f)
+        found |= _dense(f"{below}/output/dense", f, i) | _norm(f"{below}/output", i, model)
+    return found | _dense(f"{scope}/output/bottleneck/dense", i, h) | _norm(f"{scope}/output/bottleneck", h, model)
+
+
+def _dense(scope: str, width_in: int, width_out: int) -> Shapes:
+    return {f"{scope}/kernel": (width_in, width_out), f"{scope}/bias": (width_out,)}
+
+
+def _norm(scope: str, width: int, model: ModelConfig) -> Shapes:
+    name = "FakeLayerNorm" if model.normalization is Normalization.no_norm else "LayerNorm"
+    return {f"{scope}/{name}/{part}": (width,) for part in ("gamma", "beta")}
 
 
 def drawn(shapes: Mapping[str, tuple[int, ...]], *, seed: int = 0) -> dict[str, np.ndarray]:
