@@ -32,7 +32,8 @@ class Mode(enum.Enum):
 class Activation(enum.Enum):
     relu = "relu"
     relu6 = "relu6"
-    gelu = "gelu"
+    gelu = "gelu"  # its tanh approximation, as in the original
+    gelu_exact = "gelu_exact"  # what Hugging Face calls gelu
 
 
 class Normalization(enum.Enum):
@@ -96,6 +97,8 @@ class ModelConfig:
 
     `vocab_size: null` takes the size of the vocabulary, for models that no released weights bind.
     `attention_mask_value` is added to the scores of padding; -10000 is what the released weights were trained with.
+    `layer_norm_epsilon` is added to variances; with `hugging_face_norms` the norm of the embeddings and that of each
+    block's last feed-forward network add 1e-5 instead, as there, where PyTorch's default is left in these two places.
     """
 
     name: str = MISSING
@@ -119,6 +122,8 @@ class ModelConfig:
     initializer_range: float = MISSING
     initialization: Initialization = MISSING
     attention_mask_value: float = -10000.0
+    layer_norm_epsilon: float = 1e-12
+    hugging_face_norms: bool = False
     layer_loop: LayerLoop = LayerLoop.scan
 
     def __post_init__(self) -> None:
@@ -131,7 +136,7 @@ class ModelConfig:
         for name in ("hidden_dropout", "attention_dropout"):
             rate = getattr(self, name)
             require(0 <= rate < 1, f"model.{name}={rate} is not a probability below 1; choose one in [0, 1)")
-        positive("model", initializer_range=self.initializer_range)
+        positive("model", initializer_range=self.initializer_range, layer_norm_epsilon=self.layer_norm_epsilon)
         narrowest = min(self.hidden_size, self.intra_bottleneck_size)
         require(
             self.initialization is Initialization.bert or (narrowest >= 8 and 2 * self.head_size <= narrowest),

@@ -95,7 +95,7 @@ COMPOSITION = {
     "task.optimizer.learning_rate=fast": "task.optimizer.learning_rate=fast is not a number; give one, e.g. 5e-05",
     "task.lower_case=maybe": "task.lower_case=maybe is not true or false; give one, e.g. true",
     "mode=trian": "mode=trian is not one of train, evaluate, predict, plan, prepare; did you mean train?",
-    "model.hidden_act=swish": "model.hidden_act=swish is not one of relu, relu6, gelu; choose one",
+    "model.hidden_act=swish": "model.hidden_act=swish is not one of relu, relu6, gelu, gelu_exact; choose one",
     "hardware.dtype=fp16": "hardware.dtype=fp16 is not one of float32, bfloat16, float16; choose one",
     "trainer=x": "trainer=x gives one value to a section; set its keys, e.g. trainer.max_steps=…",
     "tracking.tags=x": "tracking.tags=x gives one value to a mapping; add entries: +tracking.tags.NAME=…",

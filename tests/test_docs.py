@@ -67,7 +67,8 @@ def test_the_presets_table_is_what_the_presets_state() -> None:
     models = [leaves(compose([f"model={name}"]).model) for name in presets]
     stated = {row[0]: [_value(cell) for cell in row[1:]] for row in _rows(KEYS_PAGE, columns=len(presets) + 1)}
     assert stated == {name: [model[name] for model in models] for name in stated}
-    assert set(models[0]) - set(stated) == {"name", "attention_mask_value", "layer_loop"}
+    same = {"attention_mask_value", "layer_norm_epsilon", "hugging_face_norms"}
+    assert set(models[0]) - set(stated) == {"name", "layer_loop", *same}
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/starter-data.md"])

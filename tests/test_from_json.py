@@ -133,8 +133,11 @@ def test_null_is_no_file() -> None:
             {"use_bottleneck": None},
             "use_bottleneck is not true, so that this is no MobileBERT; give a MobileBERT's file",
         ),
-        ({"hidden_act": "tanh"}, "hidden_act=tanh is not one of relu, relu6, gelu; choose one"),
-        ({"hidden_act": "relu_6"}, "hidden_act=relu_6 is not one of relu, relu6, gelu; did you mean relu6?"),
+        ({"hidden_act": "tanh"}, "hidden_act=tanh is not one of relu, relu6, gelu, gelu_exact; choose one"),
+        (
+            {"hidden_act": "relu_6"},
+            "hidden_act=relu_6 is not one of relu, relu6, gelu, gelu_exact; did you mean relu6?",
+        ),
         ({"hidden_act": 3}, "hidden_act=3 is not a text; give one"),
         (
             {"normalization_type": "manual_layer_norm"},

@@ -16,7 +16,7 @@ import tensorflow as tf
 from mobilebert_exp.config import Activation, ModelConfig, Normalization
 from mobilebert_exp.modeling.variables import shares_query_key
 
-LAYER_NORM_EPSILON = 1e-12
+PYTORCH_EPSILON = 1e-5  # of a LayerNorm that is told no other
 Params = Mapping[str, tf.Tensor]
 _PLAIN_GRADIENTS = contextvars.ContextVar("plain_gradients", default=False)
 
@@ -24,6 +24,7 @@ ACTIVATIONS = {
     Activation.relu: tf.nn.relu,
     Activation.relu6: tf.nn.relu6,
     Activation.gelu: lambda x: tf.nn.gelu(x, approximate=True),
+    Activation.gelu_exact: lambda x: tf.nn.gelu(x, approximate=False),
 }
 
 
@@ -110,14 +111,16 @@ def normalize(x: tf.Tensor, params: Params, name: str, config: ModelConfig) -> t
     gamma, beta = params[f"{name}/gamma"], params[f"{name}/beta"]
     if config.normalization is Normalization.no_norm:
         return tf.nn.bias_add(x * gamma, beta)
-    return layer_norm(x, gamma, beta)
+    last_network = f"ffn_{config.num_feedforward_networks - 1}/norm"
+    is_odd = config.hugging_face_norms and name in ("embeddings/norm", last_network)
+    return layer_norm(x, gamma, beta, epsilon=PYTORCH_EPSILON if is_odd else config.layer_norm_epsilon)
 
 
-def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
+def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float) -> tf.Tensor:
     """Mean 0 and variance 1 over the last axis, in float32, then `gamma` and `beta`."""
     wide = tf.cast(x, tf.float32)
     mean, variance = tf.nn.moments(wide, axes=[-1], keepdims=True)
-    return tf.cast((wide - mean) * tf.math.rsqrt(variance + LAYER_NORM_EPSILON), x.dtype) * gamma + beta
+    return tf.cast((wide - mean) * tf.math.rsqrt(variance + epsilon), x.dtype) * gamma + beta
 
 
 def dropout(x: tf.Tensor, *, rate: float, seed: tf.Tensor | None) -> tf.Tensor:

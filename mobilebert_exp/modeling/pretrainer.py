@@ -66,7 +66,8 @@ class PretrainingModel(tf.Module):
 def masked_lm_scores(places_BPH: tf.Tensor, words_VE: tf.Tensor, params: Params, config: ModelConfig) -> tf.Tensor:
     """`[B, P, V]`: dense and LayerNorm, then the product with the word table and, for the rest of H, with `extra`."""
     x_BPH = ACTIVATIONS[config.hidden_act](dense(places_BPH, params, "heads/masked_lm/transform"))
-    x_BPH = layer_norm(x_BPH, params["heads/masked_lm/norm/gamma"], params["heads/masked_lm/norm/beta"])
+    gamma, beta = (params[f"heads/masked_lm/norm/{part}"] for part in ("gamma", "beta"))
+    x_BPH = layer_norm(x_BPH, gamma, beta, epsilon=config.layer_norm_epsilon)
     kernel_VH = tf.concat([words_VE, params["heads/masked_lm/extra/table"]], axis=1)
     scores_BPV = tf.einsum("bph,vh->bpv", x_BPH, kernel_VH)
     return scores_BPV + params["heads/masked_lm/output/bias"]
