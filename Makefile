@@ -16,7 +16,7 @@ define install
 @'$(PYTHON)' requirements/install.py $(1) --venv '$(VENV)'
 endef
 
-.PHONY: help run test test-slow bench lint format lock clean
+.PHONY: help run test test-slow test-interop bench lint format lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,11 +28,16 @@ run:  ## the starter experiment, or ARGS='model=opt mode=plan …'
 
 test:  ## the fast tests; ARGS='tests/test_config.py -x' goes to pytest
 	$(call install,test)
-	@$(BIN)/python -m pytest -m 'not slow' $(SIDE_BY_SIDE) $(ARGS)
+	@$(BIN)/python -m pytest -m 'not slow and not interop' $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow:  ## the slow tests
 	$(call install,test)
-	@$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE) $(ARGS)
+	@$(BIN)/python -m pytest -m 'slow and not interop' $(SIDE_BY_SIDE) $(ARGS)
+
+test-interop:  ## those against PyTorch and transformers, which it installs
+	$(call install,test)
+	$(call install,bench)
+	@$(BIN)/python -m pytest -m interop $(SIDE_BY_SIDE) $(ARGS)
 
 bench:  ## the benchmarks, against tf-models and PyTorch
 	$(call install,bench)
@@ -56,7 +61,7 @@ lock:  ## the locks from pyproject.toml; ARGS=--upgrade moves every version
 	$(COMPILE) --generate-hashes --output-file requirements/run.lock pyproject.toml
 	$(COMPILE) --generate-hashes --output-file requirements/build.lock --constraints requirements/run.lock --group build
 	$(COMPILE) --generate-hashes --output-file requirements/test.lock --constraints requirements/run.lock --extra test --extra dev pyproject.toml
-	$(COMPILE) --output-file requirements/bench.lock --constraints requirements/run.lock --extra bench pyproject.toml
+	$(COMPILE) --output-file requirements/bench.lock --constraints requirements/run.lock --extra bench --extra interop pyproject.toml
 
 clean:  ## removes .venv and caches; keeps outputs
 	test ! -e '$(VENV)/made-by-make' || rm -rf '$(VENV)'

@@ -81,6 +81,7 @@ HOLDERS = {  # who may import a library at all
     "optuna": ("sweeping",),
     "orbit": ("runners",),
     "official": ("modeling.checkpoints",),
+    "safetensors": ("modeling.checkpoints",),
     "torch": ("modeling.checkpoints",),
     "transformers": ("modeling.checkpoints",),
 }

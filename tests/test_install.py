@@ -169,7 +169,7 @@ def test_another_python_is_refused(
     assert not (place / ".venv").exists()
 
 
-@pytest.mark.parametrize("target", ["run", "test", "test-slow", "bench", "lint"])
+@pytest.mark.parametrize("target", ["run", "test", "test-slow", "test-interop", "bench", "lint"])
 def test_make_says_which_python_is_missing(checkout: Path, target: str) -> None:
     ended = subprocess.run(
         ["make", target, "PYTHON=python3.11-absent"], cwd=checkout, capture_output=True, text=True, timeout=60

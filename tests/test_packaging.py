@@ -83,9 +83,9 @@ def test_the_console_script_is_the_module(project: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("mobilebert_exp", ()),
-        ("tests", ("test",)),
-        ("benchmarks", ("test", "bench")),
+        ("mobilebert_exp", ("interop",)),
+        ("tests", ("test", "interop")),
+        ("benchmarks", ("test", "bench", "interop")),
     ],
 )
 def test_what_is_imported_is_declared(
@@ -119,7 +119,7 @@ def test_the_locks_agree_with_each_other_and_with_the_project(checkout: Path, pr
         shared = pins[lock].keys() & pins["run"].keys()
         assert {name: pins[lock][name] for name in shared} == {name: pins["run"][name] for name in shared}
     assert pins["run"].keys() <= pins["test"].keys()
-    wanted = {"run": (), "test": ("test", "dev"), "bench": ("bench",)}
+    wanted = {"run": (), "test": ("test", "dev"), "bench": ("bench", "interop")}
     for lock, extras in wanted.items():
         for requirement in _requirements(project, extras):
             version = pins[lock].get(canonicalize_name(requirement.name))

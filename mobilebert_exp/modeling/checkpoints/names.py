@@ -1,7 +1,8 @@
 """What each part of a MobileBERT is called in checkpoints of TensorFlow 1 and of Hugging Face; pure Python.
 
 Sources: google-research/google-research mobilebert/modeling.py, run_squad.py and run_classifier.py;
-huggingface/transformers models/mobilebert. A part is a dense layer (`kernel`, `bias`), a norm (`gamma`, `beta`) or a table.
+huggingface/transformers models/mobilebert. A part is a dense layer (`kernel`, `bias`), a norm (`gamma`, `beta`) or a
+table.
 """
 
 from __future__ import annotations

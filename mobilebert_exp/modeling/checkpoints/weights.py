@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -50,9 +50,7 @@ def model_of(fields: Mapping[str, object]) -> ModelConfig:
       ConfigError: the fields do not go together.
     """
     kinds = get_type_hints(ModelConfig)
-    return ModelConfig(
-        **{
-            name: kinds[name][value] if isinstance(kinds[name], enum.EnumType) else value  # type: ignore[index]
-            for name, value in fields.items()
-        }
-    )
+    typed: dict[str, Any] = {
+        name: kinds[name][value] if isinstance(kinds[name], enum.EnumType) else value for name, value in fields.items()
+    }
+    return ModelConfig(**typed)
