@@ -1,8 +1,7 @@
 """The schema of an experiment: typed, checked once, in `__post_init__`; nothing downstream checks again.
 
 Architecture fields have no defaults: each file of `conf/model` states them all, so that no preset can silently
-inherit another's (an under-specified upstream config built the 294M-parameter teacher). Everything else has its
-default here, and YAML states only what differs. Schemas are not frozen, because Hydra must override them.
+inherit another's. Everything else has its default here. Schemas are not frozen, because Hydra must override them.
 """
 
 from __future__ import annotations
@@ -97,8 +96,7 @@ class ModelConfig:
 
     `vocab_size: null` takes the size of the vocabulary, for models that no released weights bind.
     `attention_mask_value` is added to the scores of padding; -10000 is what the released weights were trained with.
-    `layer_norm_epsilon` is added to variances; with `hugging_face_norms` the norm of the embeddings and that of each
-    block's last feed-forward network add 1e-5 instead, as there, where PyTorch's default is left in these two places.
+    `layer_norm_epsilon` is added to variances, and 1e-5 in the two places where `hugging_face_norms` does as they do.
     """
 
     name: str = MISSING
@@ -373,11 +371,7 @@ class ExperimentConfig:
         )
 
     def check_batches(self, *, num_replicas: int) -> None:
-        """Both batches must split evenly; hardware that takes whatever devices it finds checks again when it has.
-
-        Raises:
-          ConfigError: a replica's or a micro-batch's share would not be whole.
-        """
+        """Raises ConfigError where a replica's or micro-batch's share is not whole; again when devices are found."""
         parts = num_replicas * self.trainer.gradient_accumulation_steps
         accumulated = "" if parts == num_replicas else " x trainer.gradient_accumulation_steps"
         for name, size, count, origin in (

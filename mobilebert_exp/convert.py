@@ -20,9 +20,10 @@ from mobilebert_exp.config import MISSING, ModelConfig, leaves
 from mobilebert_exp.data import casing, sources
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import CheckpointError, ConfigError
-from mobilebert_exp.files import check_free, whole_folder
-from mobilebert_exp.modeling.checkpoints import companions, formats
+from mobilebert_exp.files import check_free, whole_folder, write_json
+from mobilebert_exp.modeling.checkpoints import companions, formats, hugging_face
 from mobilebert_exp.modeling.checkpoints.account import Account, Demand, account, summed_up
+from mobilebert_exp.modeling.checkpoints.hugging_face_config import CONFIG
 from mobilebert_exp.modeling.checkpoints.weights import Weights, model_of
 from mobilebert_exp.modeling.variables import (
     VariableSpec,
@@ -63,8 +64,7 @@ def main(arguments: list[str]) -> int:
     weights = _with_vocabulary(weights, chosen.vocab)
     with whole_folder(target) as partial:
         formats.named(chosen.to).write(weights, partial)
-        if not any(partial.rglob(companions.MODEL_FILE)):  # beside what a format of other code says of its own
-            companions.write(dataclasses.replace(weights, vocabulary=None), partial)
+        _describe(weights, model, partial)
     print(f"{chosen.SRC} ({origin}) is {target} ({chosen.to}) now: {_told(weights, found)}", end="")
     print(f"; {time.monotonic() - started:.1f} s")
     return 0
@@ -154,6 +154,15 @@ def _with_vocabulary(weights: Weights, named: str | None) -> Weights:
         return weights
     pieces = weights.vocabulary.decode("utf-8", errors="replace").splitlines()
     return dataclasses.replace(weights, lower_case=casing.is_lower_case(pieces))
+
+
+def _describe(weights: Weights, model: ModelConfig, folder: Path) -> None:
+    """Adds the original's model file and Hugging Face's, side by side, where the format has not written them itself."""
+    if not any(folder.rglob(companions.MODEL_FILE)):
+        companions.write(dataclasses.replace(weights, vocabulary=None), folder)
+    beside = next(folder.rglob(companions.MODEL_FILE), folder / companions.MODEL_FILE).parent
+    if not (beside / CONFIG).is_file():
+        write_json(beside / CONFIG, hugging_face.described(weights, model))
 
 
 def _told(weights: Weights, found: Account) -> str:

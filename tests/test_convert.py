@@ -31,6 +31,7 @@ from mobilebert_exp.modeling.variables import (
     pretraining_variables,
     span_variables,
 )
+from mobilebert_exp.original_json import architecture
 
 MODEL = toy.model(num_layers=2)
 LETTERS = "abcdefghijklmnopqr"  # and the five special tokens: as many as the toy's vocabulary
@@ -80,14 +81,17 @@ def forward(weights: Weights, model: ModelConfig) -> list[np.ndarray]:
     return [output.encoded.sequence_BLH.numpy(), output.masked_lm_BPV.numpy(), output.next_sentence_B2.numpy()]
 
 
-def round_trip(model: ModelConfig, folder: Path, *, to: str) -> None:
-    """From ours to another format and back, all heads included where both have them."""
+def round_trip(model: ModelConfig, folder: Path, *others: str) -> None:
+    """From ours to each other format and back, heads of pre-training included."""
     weights = dataclasses.replace(tf1_files.pretrained(model), vocabulary=VOCABULARY.encode())
     source = native(weights, folder / "source", model=model)
-    for arguments in ((source, folder / "there", "--to", to), (folder / "there", folder / "back", "--to", "native")):
-        ended = convert(*arguments)
+    for number, name in enumerate((*others, "native")):
+        target = str(folder / f"{number}")
+        ended = convert(source, target, "--to", name)
         assert ended.code == 0, ended.err
-    back = native_weights.read(folder / "back")
+        shutil.rmtree(source)
+        source = target
+    back = native_weights.read(Path(source))
     check_equal(weights, back)
     assert back.vocabulary == weights.vocabulary
     fields = leaves(model)
@@ -100,14 +104,14 @@ def round_trip(model: ModelConfig, folder: Path, *, to: str) -> None:
 
 @pytest.mark.parametrize("name", tf1_files.PRESETS)
 def test_a_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
-    model = dataclasses.replace(tf1_files.preset(name), layer_loop=LayerLoop.unroll)
-    round_trip(model, tmp_path, to="tf1")
+    model = dataclasses.replace(tf1_files.narrow(name), layer_loop=LayerLoop.unroll)
+    round_trip(model, tmp_path, "tf1", "tf_models", "huggingface")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", tf1_files.PRESETS)
-def test_a_round_trip_at_full_depth_and_vocabulary_is_bit_equal(name: str, tmp_path: Path) -> None:
-    round_trip(compose([f"model={name}"]).model, tmp_path, to="tf1")
+def test_a_round_trip_at_full_size_is_bit_equal(name: str, tmp_path: Path) -> None:
+    round_trip(compose([f"model={name}"]).model, tmp_path, "tf1", "tf_models", "huggingface")
 
 
 def test_every_head_goes_along(tmp_path: Path) -> None:
@@ -295,3 +299,21 @@ def test_a_converted_run_tells_which_head_it_has(tmp_path: Path) -> None:
             weights, wanted=[*encoder_variables(MODEL), *span_variables(MODEL)], model=MODEL, head="another",
             demand=Demand.whole, source="X",
         )  # fmt: skip
+
+
+def test_every_destination_says_what_it_is_in_both_ways(tmp_path: Path) -> None:
+    """And what one format has written another reads: from each the weights come back as they were."""
+    weights = dataclasses.replace(tf1_files.pretrained(MODEL), vocabulary=VOCABULARY.encode())
+    source = native(weights, tmp_path / "native")
+    for name in (*formats.MODULES, "native"):
+        target = tmp_path / f"from-{Path(source).name}-{name}"
+        ended = convert(source, target, "--to", name)
+        assert ended.code == 0, ended.err
+        (original_file,), (theirs,) = (list(target.rglob(each)) for each in ("bert_config.json", "config.json"))
+        assert original_file.parent == theirs.parent
+        assert architecture(str(original_file))["num_layers"] == 2
+        assert json.loads(theirs.read_text())["num_hidden_layers"] == 2
+        found = formats.read(str(target))
+        check_equal(weights, found)
+        assert found.vocabulary == weights.vocabulary
+        source = str(target)

@@ -31,6 +31,7 @@ MODULES = {  # by the names that `convert --to` takes; of those that are read al
     "native": "native_weights",
     "tf1": "tf1",
     "tf_models": "tf_models",
+    "huggingface": "hugging_face",
     "savedmodel": "saved_model",
     "hub": "hub",
 }

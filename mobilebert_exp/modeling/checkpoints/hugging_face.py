@@ -121,21 +121,25 @@ def write(weights: Weights, folder: Path) -> None:
       OutputError: the folder cannot be written, or there is something in it.
     """
     model = _architecture(weights, folder)
+    if warning := description.beyond_their_code(model):
+        log.warning("%s: %s", folder, warning)
+    with whole_folder(folder) as partial:
+        tensor_files.write_safetensors(partial / WEIGHTS, dict(_theirs(weights.values, model)))
+        write_json(partial / description.CONFIG, described(weights, model))
+        if weights.vocabulary is not None:
+            (partial / description.VOCABULARY).write_bytes(weights.vocabulary)
+            settings = description.tokenizer_config(lower_case=weights.lower_case, max_positions=model.max_positions)
+            write_json(partial / description.TOKENIZER_CONFIG, settings)
+
+
+def described(weights: Weights, model: ModelConfig) -> dict[str, object]:
+    """The `config.json` of weights: of the first of their classes all of whose heads are there."""
     architecture = next(
         name for name, heads in CLASSES.items() if all(f"{head}/kernel" in weights.values for head in heads)
     )
     has_classes = CLASSES[architecture] == ("heads/classifier",)  # theirs gives a SQuAD head an output for each class
     num_outputs = len(weights.values["heads/classifier/bias"]) if has_classes else None
-    config = description.write(model, architecture=architecture, head=weights.head, num_outputs=num_outputs)
-    if warning := description.beyond_their_code(model):
-        log.warning("%s: %s", folder, warning)
-    with whole_folder(folder) as partial:
-        tensor_files.write_safetensors(partial / WEIGHTS, dict(_theirs(weights.values, model)))
-        write_json(partial / description.CONFIG, config)
-        if weights.vocabulary is not None:
-            (partial / description.VOCABULARY).write_bytes(weights.vocabulary)
-            settings = description.tokenizer_config(lower_case=weights.lower_case, max_positions=model.max_positions)
-            write_json(partial / description.TOKENIZER_CONFIG, settings)
+    return description.write(model, architecture=architecture, head=weights.head, num_outputs=num_outputs)
 
 
 def _weights_file(path: Path) -> Path:
