@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import toy
+from scipy.special import erf
 
 from mobilebert_exp.config import Activation, LayerLoop, ModelConfig, Normalization
-from mobilebert_exp.modeling.block import dropout
+from mobilebert_exp.modeling.block import ACTIVATIONS, dropout, normalize
 from mobilebert_exp.modeling.encoder import EncoderOutput, MobileBertEncoder
 from mobilebert_exp.modeling.heads import SpanModel, span_losses
 from mobilebert_exp.modeling.initializers import TRUNCATED_DEVIATION, initial_value
@@ -205,6 +206,28 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
     assert abs((found == 0).mean() - rate) < 5 * deviation
     pairs = (found[:-1] == 0) & (found[1:] == 0)
     assert abs(pairs.mean() - rate**2) < 5 * np.sqrt(rate**2 * (1 - rate**2) / count) * 2, "neighbours are independent"
+
+
+def test_gelu_is_the_originals_and_gelu_exact_the_error_functions() -> None:
+    x = np.linspace(-5, 5, 1001, dtype=np.float32)
+    exact = x * 0.5 * (1 + erf(x / np.sqrt(2)))
+    original = x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    np.testing.assert_allclose(ACTIVATIONS[Activation.gelu_exact](x), exact, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ACTIVATIONS[Activation.gelu](x), original, rtol=0, atol=1e-6)
+    assert 1e-4 < np.max(np.abs(exact - original)) < 1e-3
+
+
+@pytest.mark.parametrize("as_there", [False, True])
+def test_a_layer_norm_adds_the_epsilon_of_its_place(as_there: bool) -> None:
+    model = config("wide", num_feedforward_networks=2, layer_norm_epsilon=1e-3, hugging_face_norms=as_there)
+    rng = np.random.default_rng(0)
+    x, gamma, beta = (rng.standard_normal(shape).astype(np.float32) * 0.1 for shape in ((4, 8), (8,), (8,)))
+    epsilons = {"embeddings/norm": 1e-5, "ffn_1/norm": 1e-5} if as_there else {}
+    for name in ("embeddings/norm", "bottleneck_input/norm", "attention/norm", "ffn_0/norm", "ffn_1/norm"):
+        found = normalize(tf.constant(x), {f"{name}/gamma": gamma, f"{name}/beta": beta}, name, model)
+        root = np.sqrt(x.var(-1, keepdims=True) + epsilons.get(name, 1e-3))
+        expected = (x - x.mean(-1, keepdims=True)) / root * gamma + beta
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_dropout_is_a_function_of_its_seed() -> None:
