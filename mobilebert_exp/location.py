@@ -10,7 +10,7 @@ from mobilebert_exp.errors import CheckpointError
 FOLDER = "checkpoints"  # of a run
 BEST, LAST = "best", "last"
 FOLDERS_BY = ("saved_model.pb", "*.safetensors", "pytorch_model*.bin")  # whose folder is a checkpoint of other code
-FILES_BY = (".index", ".safetensors", ".bin")  # which are one by themselves
+FILES_BY = (".index", ".safetensors", ".bin", ".index.json")  # which are one by themselves
 
 
 class Logged(enum.Enum):

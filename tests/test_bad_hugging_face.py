@@ -244,7 +244,7 @@ def test_nothing_is_written_half(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**10, hard))  # a file that may not grow: as on a full disk
     try:
-        with pytest.raises(OutputError, match=r"cannot be written .*; make room, or choose another"):
+        with pytest.raises(OutputError, match=r"there cannot be written .*; make room there, or name another folder"):
             hugging_face.write(weights, tmp_path / "there")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

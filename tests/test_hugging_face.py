@@ -149,7 +149,7 @@ def test_a_file_alone_is_read_with_the_config_beside_it_or_without(tmp_path: Pat
     found = hugging_face.read(file)
     assert found.model is None
     assert same(found, dataclasses.replace(weights, model=None))
-    with pytest.raises(CheckpointError, match="needs an architecture, and the checkpoint names none; name it with "):
+    with pytest.raises(CheckpointError, match="does not say which architecture it is of; name one"):
         hugging_face.write(found, tmp_path / "again")
 
 

@@ -94,6 +94,11 @@ def test_layer_norms_of_theirs_are_computed_as_there(tmp_path: Path) -> None:
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps=nan is not finite; give a number"),
         ({"layer_norm_eps": 0}, "model.layer_norm_epsilon=0.0 is not positive"),
         ({"num_attention_heads": 3}, "model.intra_bottleneck_size=8 is not divisible by model.num_heads=3"),
+        (
+            {"num_hidden_layers": 10**12},
+            "num_layers=1000000000000, and the weights beside it have 2; put",
+        ),
+        ({"num_feedforward_networks": 10**12}, "num_feedforward_networks=1000000000000, and the weights beside it hav"),
         ({"mobilebert_exp": 3}, "mobilebert_exp is no mapping; remove it"),
         ({"mobilebert_exp": {"layer_loop": "spiral"}}, "it describes no model that can be had here ('spiral')"),
         ({"mobilebert_exp": {"hugging_face_norms": 1}}, "mobilebert_exp.hugging_face_norms is of another type than"),

@@ -21,7 +21,7 @@ from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.pretrainer import PretrainingModel
 
 POSITIONS = tf.constant([[1, 5, 5, 0], [0, 2, 4, 1]])
-OTHERS = {"huggingface", "hub"}  # the first has tests of its own, the second is read as a savedmodel is
+OTHERS = {"hub"}  # is read as a savedmodel is
 FORMATS = sorted(set(formats.MODULES) - OTHERS)
 
 

@@ -87,19 +87,15 @@ def read(path: Path) -> Weights:
     file = _weights_file(path)
     config = file.parent / description.CONFIG
     described = description.read(config) if config.is_file() else None
-    values: dict[str, np.ndarray] = {}
-    faults: dict[str, str] = {}
     with tensor_files.opened(_parts(file)) as stored:
         named = _plain(stored, file)
         ignored = _foreign(named, described)
         found = _sorted_out(named, ignored, shared=described is None or description.shares(described))
         _check_kind(found, named, file)
-        layers = 1 + max((layer for ours, there in found.items() if _is_stacked(ours) for layer in there), default=0)
-        for ours, there in found.items():
-            if fault := _fault(there, layers=layers if _is_stacked(ours) else 1):
-                faults[ours.name] = fault
-            else:
-                values[ours.name] = _value(ours, there)
+        layers = 1 + max(layer for ours, there in found.items() if _is_stacked(ours) for layer in there)
+        _check_depth(found, layers, described, config)
+        faults = {ours.name: _fault(there, layers if _is_stacked(ours) else 1) for ours, there in found.items()}
+        values = {ours.name: _value(ours, there) for ours, there in found.items() if not faults[ours.name]}
     vocabulary, lower_case = description.vocabulary(file.parent)
     answers = {"heads/span/kernel", "heads/classifier/kernel"} & values.keys()
     return Weights(
@@ -109,7 +105,7 @@ def read(path: Path) -> Weights:
         vocabulary=vocabulary,
         lower_case=lower_case,
         ignored=tuple(sorted(ignored)),
-        faults=faults,
+        faults={name: fault for name, fault in faults.items() if fault},
     )
 
 
@@ -120,9 +116,9 @@ def write(weights: Weights, folder: Path) -> None:
       CheckpointError: nothing is known of the architecture, or a part of the encoder is missing.
       OutputError: the folder cannot be written, or there is something in it.
     """
-    model = _architecture(weights, folder)
+    model = _architecture(weights)
     if warning := description.beyond_their_code(model):
-        log.warning("%s: %s", folder, warning)
+        log.warning(warning)
     with whole_folder(folder) as partial:
         tensor_files.write_safetensors(partial / WEIGHTS, dict(_theirs(weights.values, model)))
         write_json(partial / description.CONFIG, described(weights, model))
@@ -246,11 +242,24 @@ def _check_kind(found: Mapping[Ours, object], named: Mapping[str, Tensor], file:
     )
 
 
+def _check_depth(
+    found: Mapping[Ours, object], layers: int, described: description.Described | None, config: Path
+) -> None:
+    """Refuses a config of another depth: it may state any number, and something is made for each."""
+    networks = len({ours.name.split("/")[1] for ours in found if ours.name.startswith(f"{STACKED}ffn_")})
+    for field, number in {"num_layers": layers, "num_feedforward_networks": networks}.items():
+        if described is not None and described.model[field] != number:
+            raise CheckpointError(
+                f"checkpoint {config} states a model with {field}={described.model[field]}, and the weights beside it "
+                f"have {number}; put the config there that belongs to them"
+            )
+
+
 def _is_stacked(ours: Ours) -> bool:
     return ours.name.startswith(STACKED)
 
 
-def _fault(there: Mapping[int, Tensor], *, layers: int) -> str:
+def _fault(there: Mapping[int, Tensor], layers: int) -> str:
     """What is wrong with a variable, as `Weights.faults` says it; "" if nothing is."""
     first = next(iter(there.values()))
     absent = next((number for number in range(layers) if number not in there), None)
@@ -275,16 +284,16 @@ def _value(ours: Ours, there: Mapping[int, Tensor]) -> np.ndarray:
     return found if _is_stacked(ours) else found[0]
 
 
-def _architecture(weights: Weights, folder: Path) -> ModelConfig:
+def _architecture(weights: Weights) -> ModelConfig:
     """Of weights that hold a whole encoder of it."""
     if weights.model is None:
-        raise CheckpointError(f"{folder} needs an architecture, and the checkpoint names none; name it with model=")
+        raise CheckpointError("the checkpoint does not say which architecture it is of; name one")
     words = weights.values.get("embeddings/word/table", np.empty((0, 0)))
     model = model_of({**weights.model, "vocab_size": len(words)})
     for spec in encoder_variables(model):
         is_there = spec.name in weights.values and weights.values[spec.name].shape == spec.shape
         if not is_there and not spec.name.startswith("pooler/"):  # which a model without use for it may have left out
-            raise CheckpointError(f"{folder}: the checkpoint lacks {spec.name} of {list(spec.shape)}; give a whole one")
+            raise CheckpointError(f"the checkpoint lacks {spec.name} of {list(spec.shape)}; give a whole one")
     return model
 
 

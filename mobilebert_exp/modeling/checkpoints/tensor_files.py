@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilebert_exp.errors import CheckpointError, OutputError
+from mobilebert_exp.errors import CheckpointError
 
 SAFETENSORS = ".safetensors"
 MOST_BYTES = 4 * 2**30  # the largest preset has 1.2 GB; a file may be sparse, and an archive a bomb
@@ -139,7 +139,7 @@ def write_safetensors(file: Path, values: Mapping[str, np.ndarray]) -> None:
     """Writes float32 tensors with their digest, marked as PyTorch's, and reads them back to see that they lie there.
 
     Raises:
-      OutputError: the file cannot be written.
+      OSError: the file cannot be written.
     """
     import safetensors
     from safetensors.numpy import save_file
@@ -152,8 +152,8 @@ def write_safetensors(file: Path, values: Mapping[str, np.ndarray]) -> None:
         mode = stat.S_IMODE(file.stat().st_mode)  # the library's file could be read by its owner alone
         save_file(dict(values), file, metadata={"format": "pt", DIGEST: digest.hexdigest()})
         file.chmod(mode)
-    except (OSError, safetensors.SafetensorError) as problem:
-        raise OutputError(f"{file} cannot be written ({_first_line(problem)}); make room, or choose another") from None
+    except safetensors.SafetensorError as problem:
+        raise OSError(0, _first_line(problem)) from None
     with opened([file]):
         pass
 
