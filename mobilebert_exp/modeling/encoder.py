@@ -47,7 +47,7 @@ class MobileBertEncoder(tf.Module):
       seed: the initial weights are a function of it and of each variable's name.
       dtype: of the activations, `float32` or `bfloat16`; variables are float32.
       pooled: whether anybody reads `pooled_BH`; if not, the pooler is kept as it is, neither trained nor decayed.
-      weights: variables to use in place of new ones; for `unroll`, a stacked one may be a list, one for each layer.
+      weights: variables by name, in place of new ones.
     """
 
     def __init__(
@@ -87,12 +87,7 @@ class MobileBertEncoder(tf.Module):
           seed: int32 `[2]` for dropout; None switches dropout off.
           all_layers: whether to return every layer's output and scores too.
         """
-        params = {
-            name: [tf.cast(each, self.dtype) for each in variable]
-            if isinstance(variable, list)
-            else tf.cast(variable, self.dtype)
-            for name, variable in self.weights.items()
-        }
+        params = {name: tf.cast(variable, self.dtype) for name, variable in self.weights.items()}
         x_BLH = self._embed(params, input_ids_BL, segment_ids_BL, seed)
         mask_value = tf.constant(self.config.attention_mask_value, self.dtype)
         bias_B11M = (1 - tf.cast(input_mask_BL, self.dtype))[:, None, None, :] * mask_value
@@ -146,10 +141,7 @@ def _unroll(
     seed: tf.Tensor | None,
     all_layers: bool,
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    slices = {
-        name: value if isinstance(value, list) else tf.unstack(value, num=config.num_layers)
-        for name, value in stacked.items()
-    }
+    slices = {name: tf.unstack(value, num=config.num_layers) for name, value in stacked.items()}
     hidden, scores = [x_BLH], []
     for layer in range(config.num_layers):
         params = {name: values[layer] for name, values in slices.items()}

@@ -1,7 +1,7 @@
 """The objects of a SavedModel, and one for serving: its answers are those of the model's head.
 
-They hold `encoder/weights/NAME` (for what our models stack, a list with a variable for each layer) and `heads/NAME`,
-all under our names.
+They hold `encoder/weights/NAME` and `heads/NAME`, under our names. The layers follow one another without a loop, whose
+gradients a SavedModel would not carry; to cut stacked variables into layers copies nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from mobilebert_exp.config import LayerLoop
@@ -19,34 +18,21 @@ from mobilebert_exp.modeling.block import dense, plain_gradients
 from mobilebert_exp.modeling.checkpoints import companions
 from mobilebert_exp.modeling.checkpoints.weights import Weights, model_of
 from mobilebert_exp.modeling.encoder import MobileBertEncoder
-from mobilebert_exp.modeling.variables import STACKED, encoder_variables
 
 INPUTS = ("input_ids", "input_mask", "segment_ids")  # what the original calls them
 
 
 class Exported(tf.Module):
-    """Variables of their own for the weights of a SavedModel, and the encoder that reads them.
-
-    Each layer has its own: a stacked variable would be cut in every call, which copies all of it.
-    """
+    """Variables for the weights of a SavedModel, and the encoder that reads them."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(name="mobilebert")
         assert weights.model is not None, "filled in by whoever converts"
         config = model_of({**weights.model, "layer_loop": LayerLoop.unroll.name})
-        names = [spec.name for spec in encoder_variables(config)]
-        self.encoder = MobileBertEncoder(
-            config, weights={name: _variables(name, weights.values[name]) for name in names}
-        )
-        heads = {name: value for name, value in weights.values.items() if name.startswith("heads/")}
-        self.heads = {name: tf.Variable(value, name=name) for name, value in heads.items()}
-
-
-def _variables(name: str, value: np.ndarray) -> tf.Variable | list[tf.Variable]:
-    if not name.startswith(STACKED):
-        return tf.Variable(value, name=name)
-    below = name.removeprefix(STACKED)
-    return [tf.Variable(each, name=f"{STACKED}{layer}/{below}") for layer, each in enumerate(value)]
+        variables = {name: tf.Variable(value, name=name) for name, value in weights.values.items()}
+        self.heads = {name: value for name, value in variables.items() if name.startswith("heads/")}
+        body = {name: value for name, value in variables.items() if name not in self.heads}
+        self.encoder = MobileBertEncoder(config, weights=body)
 
 
 def serving(weights: Weights, folder: Path) -> None:

@@ -53,7 +53,7 @@ class _Reusable(Exported, _Callable):
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(weights)
-        self.lists(tf.nest.flatten(dict(self.encoder.weights)))
+        self.lists(list(self.encoder.weights.values()))
         has_head = any(name.startswith(MASKED_LM) for name in self.heads)
         self.mlm: Any = _MaskedLm(self._encode, self) if has_head else None
 
@@ -85,7 +85,7 @@ class _MaskedLm(_Callable):
         self._heads = {
             name: value for name, value in owner.heads.items() if name.startswith((MASKED_LM, NEXT_SENTENCE))
         }
-        self.lists([*tf.nest.flatten(dict(owner.encoder.weights)), *self._heads.values()])
+        self.lists([*owner.encoder.weights.values(), *self._heads.values()])
 
     @tf.function
     def __call__(self, inputs: Tensors, training: bool = False) -> dict[str, Any]:

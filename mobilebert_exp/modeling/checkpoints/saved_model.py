@@ -1,7 +1,7 @@
 """SavedModels: written for serving, with the answers of the model's head; read from any that holds a MobileBERT.
 
-Ours hold, as objects, `encoder/weights/NAME` (for what our models stack, a list with a variable for each layer) and
-`heads/NAME`, all under our names; the architecture and what the head answers are in `assets.extra/model.json`.
+Ours hold, as objects, `encoder/weights/NAME` and `heads/NAME`, under our names; the architecture and what the head
+answers are in `assets.extra/model.json`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.files import whole_folder, write_json
@@ -55,18 +53,12 @@ def read(path: Path) -> Weights:
 def _ours(graph: ObjectGraph) -> Weights:
     values = {}
     for holder in (("encoder", "weights"), ("heads",)):
-        node = graph.find(ROOT, holder)
-        for name in sorted(graph.names(node)) if node is not None else ():
-            values[name] = _value(graph, graph.find(ROOT, (*holder, name)))
+        at = graph.find(ROOT, holder)
+        for name in sorted(graph.names(at)) if at is not None else ():
+            variable = graph.find(ROOT, (*holder, name))
+            if variable is not None and graph.is_variable(variable):
+                values[name] = graph.value(variable)
     return Weights(values=values, ignored=graph.unread())
-
-
-def _value(graph: ObjectGraph, node: int | None) -> np.ndarray:
-    assert node is not None, "its holder named it"
-    if graph.is_variable(node):
-        return graph.value(node)
-    layers = [graph.find(node, (str(layer),)) for layer in range(graph.count(node))]
-    return np.stack([graph.value(layer) for layer in layers if layer is not None])
 
 
 def _record(path: Path) -> Mapping[str, object]:
