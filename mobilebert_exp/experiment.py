@@ -85,8 +85,7 @@ def run(
         with stop.at_once():
             config, task = _assembled(config)
             if config.mode is Mode.plan:
-                config = _with_weights(config, tracking_uri)
-                return _plan(config, task, run_dir=Path(run_dir), overrides=overrides, stop=stop)
+                return _plan(config, task, run_dir=Path(run_dir), overrides=overrides, stop=stop, uri=tracking_uri)
             opened = _Run(
                 config,
                 task,
@@ -131,8 +130,15 @@ def _with_weights(config: ExperimentConfig, uri: str | None) -> ExperimentConfig
 
 
 def _plan(
-    config: ExperimentConfig, task: Task, *, run_dir: Path, overrides: Sequence[str], stop: StopRequest
+    config: ExperimentConfig,
+    task: Task,
+    *,
+    run_dir: Path,
+    overrides: Sequence[str],
+    stop: StopRequest,
+    uri: str | None,
 ) -> Result:
+    config = _with_weights(config, uri)
     job = Job(config=config, task=task, run_dir=run_dir, tracker=_tracker(config, None), stop=stop)
     outcome = registry.runner(Mode.plan).run(job)
     print(outcome.text)
@@ -325,7 +331,7 @@ class _Run:
         outcome = outcome or Outcome()
         self._closing.set()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._report(outcome, peak_memory_bytes=peak)
+        self._report(state, outcome, peak_memory_bytes=peak)
         run_id = self._tracker.run_id()
         self._noting.join(timeout=RUN_ID_TIMEOUT_S)
         resumable = mendable and bool(manifest.committed(self._run_dir / location.FOLDER))
@@ -347,8 +353,6 @@ class _Run:
             paths=dict(outcome.paths),
         )
         missed = self._write(result)
-        if state is RunState.FINISHED:
-            weights.record(self._tracker, self._run_dir, self._config.tracking.log_checkpoints)
         self._tracker.end(state, reason=reason)
         if outcome.text:
             print(outcome.text)
@@ -374,7 +378,7 @@ class _Run:
             if folder.is_dir():
                 write_json(folder / RESULT_FILE, dataclasses.asdict(result))
 
-    def _report(self, outcome: Outcome, *, peak_memory_bytes: int) -> None:
+    def _report(self, state: RunState, outcome: Outcome, *, peak_memory_bytes: int) -> None:
         """Tells the tracker the last figures and files."""
         figures = {f"final/{name}": value for name, value in outcome.metrics.items()}
         timings = {f"timing/{name}": value for name, value in outcome.timings.items()}
@@ -384,3 +388,5 @@ class _Run:
         for path in (self._run_dir / "predictions", *sorted(self._asked_dir.glob("*.log")), self._asked_dir / ".hydra"):
             if path.exists():
                 self._tracker.artifact(path)
+        if state is RunState.FINISHED:
+            weights.record(self._tracker, self._run_dir, self._config.tracking.log_checkpoints)

@@ -34,10 +34,14 @@ def lengthen(file: Path) -> None:
     file.write_bytes(file.read_bytes() + b"\0")
 
 
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "flipped": flip,
     "truncated": truncate,
     "lengthened": lengthen,
-    "emptied": lambda file: file.write_bytes(b"") and None,  # type: ignore[func-returns-value]
+    "emptied": empty,
     "removed": Path.unlink,
 }

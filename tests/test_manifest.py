@@ -97,8 +97,8 @@ def test_what_interrupted_saves_left_goes_and_nothing_else(tmp_path: Path) -> No
     for mine in ("best.json", "checkpoint", "notes.txt", "my-ckpt-3.index", "ckpt-3"):
         (tmp_path / mine).touch()
     manifest.remove_others(tmp_path, keep=[kept])
-    mine = {"best", "best.json", "checkpoint", "notes.txt", "my-ckpt-3.index", "ckpt-3"}
-    assert set(os.listdir(tmp_path)) == mine | {"ckpt-1.json", *(f"ckpt-1{part}" for part in PARTS)}
+    others = {"best", "best.json", "checkpoint", "notes.txt", "my-ckpt-3.index", "ckpt-3"}
+    assert set(os.listdir(tmp_path)) == others | {"ckpt-1.json", *(f"ckpt-1{part}" for part in PARTS)}
     assert len(os.listdir(tmp_path / "best")) == 3
 
 

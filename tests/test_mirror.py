@@ -361,7 +361,7 @@ def test_whoever_reads_a_bucket_finds_whole_checkpoints_alone(
             if is_done:
                 break
     assert requests >= (3 if anew else 5)
-    assert (found.step, found.sha256) == (last, expected)
+    assert found is not None and (found.step, found.sha256) == (last, expected)
     assert len(_in_bucket(str(copy.place))) == 2
 
 

@@ -9,7 +9,7 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import committed
 import pytest
@@ -258,47 +258,52 @@ STARTER = [
 ]
 
 
+class Machine:
+    """A place of its own, which shares nothing with others but the server's address."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder = folder
+        self._settings = [f"output_dir={folder}/out", f"cache_dir={folder}/cache", f"tracking.uri={address}"]
+
+    def runs(self, *more: str) -> tuple[int, str, Path]:
+        """The exit code, what was said to stderr, and the run's folder."""
+        run_dir = self.folder / f"run-{uuid.uuid4().hex[:6]}"
+        ended = here(*STARTER, *self._settings, f"hydra.run.dir={run_dir}", *more)
+        return ended.code, ended.err, run_dir
+
+    def finishes(self, *more: str) -> tuple[dict[str, Any], Path]:
+        code, error, run_dir = self.runs(*more)
+        assert code == 0, error
+        return json.loads((run_dir / "result.json").read_text()), run_dir
+
+    def refuses(self, place: str, reason: str) -> None:
+        """In one line."""
+        code, error, _ = self.runs("mode=evaluate", f"init.checkpoint={place}")
+        assert (code, error.count("\n")) == (2, 1), error
+        assert error.startswith(f"error: init.checkpoint={place}: ") and reason in error
+
+
 @pytest.mark.slow
 def test_weights_travel_through_a_real_server(tmp_path: Path) -> None:
-    """Trained on one machine, evaluated and trained on from another, which shares nothing but the server's address."""
+    """Trained on one machine, evaluated and trained on from another."""
+    from mlflow.tracking import MlflowClient
+
     with server(tmp_path) as (address, group):
-
-        def runs(machine: str, *more: str) -> tuple[int, str, Path]:
-            run_dir = tmp_path / machine / f"run-{uuid.uuid4().hex[:6]}"
-            places = [f"output_dir={tmp_path}/{machine}/out", f"cache_dir={tmp_path}/{machine}/cache"]
-            places += [f"hydra.run.dir={run_dir}", f"tracking.uri={address}"]
-            ended = here(*STARTER, *places, *more)
-            return ended.code, ended.err, run_dir
-
-        code, error, trained = runs("one", "tracking.log_checkpoints=best")
-        assert code == 0, error
-        first = json.loads((trained / "result.json").read_text())
-        place = f"init.checkpoint=mlflow:{first['run_id']}"
+        one, other, third = (Machine(tmp_path / name, address) for name in ("one", "other", "third"))
+        first, trained = one.finishes("tracking.log_checkpoints=best")
+        place = f"mlflow:{first['run_id']}"
         shutil.rmtree(trained)
 
-        code, error, evaluated = runs("other", "mode=evaluate", place)
-        assert code == 0, error
-        second = json.loads((evaluated / "result.json").read_text())
+        second, _ = other.finishes("mode=evaluate", f"init.checkpoint={place}")
         assert second["metrics"]["f1"] == first["metrics"]["best_checkpoint_f1"]
-        assert runs("other", f"{place}/best", "seed=1")[0] == 0
-
-        from mlflow.tracking import MlflowClient
-
-        client = MlflowClient(address)
-        params = client.get_run(second["run_id"]).data.params
-        assert params["init.checkpoint"] == f"mlflow:{first['run_id']}"
-        copy = tmp_path / "other/cache/downloads/mlflow" / first["run_id"] / "checkpoints/best"
+        other.finishes(f"init.checkpoint={place}/best", "seed=1")
+        params = MlflowClient(address).get_run(second["run_id"]).data.params
+        assert params["init.checkpoint"] == place
+        copy = other.folder / "cache/downloads/mlflow" / first["run_id"] / "checkpoints/best"
         assert params["init.sha256"] == manifest.check(manifest.committed(copy)[0]).sha256
 
-        for named, expected in {
-            f"mlflow:{second['run_id']}": "(evaluate) has no checkpoint that can be had here",
-            f"mlflow:{first['run_id']}/last": "(train) has no last that can be had here",
-            f"mlflow:{'0' * 32}": f"{address} has no run of this id",
-        }.items():
-            code, error, _ = runs("third", "mode=evaluate", f"init.checkpoint={named}")
-            assert (code, error.count("\n")) == (2, 1), error
-            assert error.startswith(f"error: init.checkpoint={named}: ") and expected in error
+        third.refuses(f"mlflow:{second['run_id']}", "(evaluate) has no checkpoint that can be had here")
+        third.refuses(f"{place}/last", "(train) has no last that can be had here")
+        third.refuses(f"mlflow:{'0' * 32}", f"{address} has no run of this id; look it up there, or set tracking.uri")
         os.killpg(group, signal.SIGKILL)
-        code, error, _ = runs("third", "mode=evaluate", place)
-        assert (code, error.count("\n")) == (2, 1), error
-        assert error == f"error: {place}: {address} does not answer; start the server, or set tracking.uri\n"
+        third.refuses(place, f"{address} does not answer; start the server, or set tracking.uri")

@@ -38,7 +38,7 @@ class MlflowRun:
       patience: a context in which a call to MLflow may take so many seconds longer.
     """
 
-    def __init__(self, *, patience: Callable[[float], AbstractContextManager[None]] = contextlib.nullcontext) -> None:
+    def __init__(self, *, patience: Callable[[float], AbstractContextManager[object]] = contextlib.nullcontext) -> None:
         self._patience = patience
         self._client: MlflowClient
         self._run_id = ""
