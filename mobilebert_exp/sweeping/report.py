@@ -4,44 +4,39 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
-from mobilebert_exp.sweeping import table
+from mobilebert_exp.sweeping import layout, table
+from mobilebert_exp.sweeping.layout import Column
 from mobilebert_exp.tracking.base import Tracker
 
 TABLE_FILE = "sweep.csv"
 GROUPS_FILE = "sweep_seeds.csv"
 SCORES_FILE = "sweep_scores.csv"
-_SHOWN_METRICS = 6
-_LOG_WIDTH = 200
+_FIRST_METRICS = 3  # the others come after the seconds where room is short
+_LAST = 1_000
 
 
 def report(results: list[dict[str, Any]], *, sweep_dir: Path, tracker: Tracker) -> None:
     """Prints the tables, keeps them as CSV and records them in the sweep's run."""
-    rows, groups = table.table(results), table.seed_groups(results)
-    names = table.metric_names(results)
-    _print(rows.drop(columns=[column for column in names[_SHOWN_METRICS:] if column in rows]), title="Sweep")
-    _write_csv(sweep_dir / TABLE_FILE, rows)
-    tracker.artifact(sweep_dir / TABLE_FILE)
+    rows, groups, scores = table.table(results), table.seed_groups(results), table.task_scores(results)
+    print(shown(rows, groups, scores, width=Console().width))
+    print(f"every column is in {sweep_dir / TABLE_FILE}")
+    for frame, name in ((rows, TABLE_FILE), (groups, GROUPS_FILE), (scores, SCORES_FILE)):
+        if frame is rows or len(frame):
+            _write_csv(sweep_dir / name, frame)
+            tracker.artifact(sweep_dir / name)
     figures = {"jobs": float(len(results)), "jobs_finished": float((rows["state"] == "FINISHED").sum())}
-    if len(groups):
-        hidden = [f"{name}_{part}" for name in names[_SHOWN_METRICS:] for part in ("mean", "std")]
-        _print(groups.drop(columns=hidden), title="Over seeds")
-        _write_csv(sweep_dir / GROUPS_FILE, groups)
-        tracker.artifact(sweep_dir / GROUPS_FILE)
     if len(groups) == 1:
         statistics = groups.filter(regex="_(mean|std)$").iloc[0]
         figures |= {str(name): float(value) for name, value in statistics.dropna().items()}
-    scores = table.task_scores(results)
     if len(scores):
-        _print(scores, title="Best of each task")
-        _write_csv(sweep_dir / SCORES_FILE, scores)
-        tracker.artifact(sweep_dir / SCORES_FILE)
         means = scores[scores["task"].str.startswith(table.MEAN_OF)]
         figures |= {
             f"{name}_mean_of_tasks": float(value) for name, value in zip(means["score"], means["value"], strict=True)
@@ -49,16 +44,57 @@ def report(results: list[dict[str, Any]], *, sweep_dir: Path, tracker: Tracker) 
     tracker.metrics(figures, step=0)
 
 
-def _print(frame: pd.DataFrame, *, title: str) -> None:
-    # A log file has no width: a table is wide there, so that lines stay whole.
-    width = None if Console().is_terminal else _LOG_WIDTH
-    console = Console(width=width, markup=False, highlight=False)
-    shown = Table(title=title)
-    for column in frame.columns:
-        shown.add_column(str(column), overflow="fold", justify="right" if frame[column].dtype.kind in "fi" else "left")
-    for row in frame.itertuples(index=False):
-        shown.add_row(*map(_cell, row))
-    console.print(shown)
+def shown(rows: pd.DataFrame, groups: pd.DataFrame, scores: pd.DataFrame, *, width: int) -> str:
+    """All that a person sees of a sweep, in lines of at most `width`: what varied, the tables, and why a job failed."""
+    names = layout.short_names(map(str, rows.columns))
+    legend = layout.legend(names, width=width)
+    parts = ["", *([legend, ""] if legend else []), _jobs(rows, names, width=width), *_reasons(rows, width=width)]
+    if len(groups):
+        title = "Over seeds: mean ± standard deviation of the finished jobs"
+        parts += ["", layout.drawn(list(_group_columns(groups, names)), title=title, width=width)]
+    if len(scores):
+        columns = [_column(scores, key, key, rank=_LAST * (key == "run_id")) for key in map(str, scores.columns)]
+        parts += ["", layout.drawn(columns, title="Best of each task", width=width)]
+    return "\n".join(parts)
+
+
+def _jobs(rows: pd.DataFrame, names: Mapping[str, str], *, width: int) -> str:
+    finished, keys = int((rows["state"] == "FINISHED").sum()), list(map(str, rows.columns))
+    at = keys.index("state")
+    metrics = keys[at + 1 : -3]  # then come seconds, run id and reason, which is told below
+    ranks = {"state": 1, "seconds": 1 + _FIRST_METRICS, "run_id": _LAST}
+    for place, key in enumerate(metrics):
+        ranks[key] = place and place + (1 if place < _FIRST_METRICS else 2)
+    wanted = [key for key in keys if key != "reason" and (key != "state" or finished < len(rows))]
+    columns = [_column(rows, key, names[key], rank=ranks.get(key, 0)) for key in wanted]
+    columns = [column for column in columns if any(column.cells)]
+    count = "all" if finished == len(rows) else str(finished)
+    return layout.drawn(columns, title=f"Sweep: {len(rows)} jobs, {count} FINISHED", width=width)
+
+
+def _reasons(rows: pd.DataFrame, *, width: int) -> Iterator[str]:
+    for job, state, reason in zip(rows["job"], rows["state"], rows["reason"], strict=True):
+        if reason:
+            yield textwrap.fill(f"job {job} {state}: {reason}", width, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _group_columns(groups: pd.DataFrame, names: Mapping[str, str]) -> Iterator[Column]:
+    """Mean and deviation of a metric in one cell; the metrics give way from the last to the second."""
+    keys = list(map(str, groups.columns))
+    at = keys.index("jobs")
+    yield from (_column(groups, key, names.get(key, key)) for key in keys[:at])
+    both = zip(groups["finished"], groups["jobs"], strict=True)
+    yield Column(name="finished", cells=[f"{done} of {jobs}" for done, jobs in both], rank=1)
+    for place, key in enumerate(keys[at + 2 :: 2]):
+        name = key.removesuffix("_mean")
+        pairs = zip(groups[key], groups[f"{name}_std"], strict=True)
+        cells = [" ± ".join(filter(None, map(_cell, pair))) for pair in pairs]
+        yield Column(name=name, cells=cells, rank=place and place + 1, is_figure=True)
+
+
+def _column(frame: pd.DataFrame, key: str, name: str, *, rank: int = 0) -> Column:
+    cells = [_cell(value) for value in frame[key]]
+    return Column(name=name, cells=cells, rank=rank, is_figure=frame[key].dtype.kind in "fi")
 
 
 def _cell(value: object) -> str:
