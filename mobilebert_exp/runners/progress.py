@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 PLAIN_INTERVAL_S = 10.0
+TELLING_STEPS = 5  # so many after the first loop, which traces, tell how long the others will take
 
 
 class TrainingProgress:
-    """Steps done, speed, loss and time left; a context manager.
+    """Steps done, speed, loss and, once it can be told, time left; a context manager.
 
     Args:
       total_steps: steps of the whole run.
@@ -31,12 +32,15 @@ class TrainingProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._row = self._bar.add_task("training", total=total_steps, completed=done_steps, figures="compiling")
+        self._row = self._bar.add_task(
+            "training", total=total_steps, completed=done_steps, figures="compiling", left=""
+        )
+        self._first_step: int | None = None  # at the end of the first loop
+        self._telling_s = 0.0  # spent on the steps since
         self._last_step, self._last_time = done_steps, time.monotonic()
         self._plain_time = -PLAIN_INTERVAL_S
 
@@ -56,12 +60,33 @@ class TrainingProgress:
     def update(self, step: int, *, loss: float) -> float:
         """Shows the state after `step` steps; returns the steps per second since the last call."""
         now = time.monotonic()
-        speed = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        passed_s = now - self._last_time
+        speed = (step - self._last_step) / max(passed_s, 1e-9)
         self._last_step, self._last_time = step, now
-        figures = f"loss {loss:.4f}  {speed:.2f} steps/s  {speed * self._batch_size:.0f} examples/s"
-        self._bar.update(self._row, completed=step, figures=figures)
+        figures = f"loss {loss:.4f}"
+        if self._first_step is None:
+            self._first_step = step
+        else:
+            self._telling_s += passed_s
+            figures += f"  {speed:.2f} steps/s  {speed * self._batch_size:.0f} examples/s"
+        left = self._left(step)
+        self._bar.update(self._row, completed=step, figures=figures, left=left)
         if not self._console.is_terminal and (now - self._plain_time >= PLAIN_INTERVAL_S or step == self._total):
             self._plain_time = now
-            left = (self._total - step) / max(speed, 1e-9)
-            print(f"step {step}/{self._total}  {figures}  {left:.0f} s left", file=sys.stderr, flush=True)
+            print("  ".join(filter(None, (f"step {step}/{self._total}", figures, left))), file=sys.stderr, flush=True)
         return speed
+
+    def _left(self, step: int) -> str:
+        """The time for the steps to come, from that of all steps since the first loop; "" while they are few."""
+        told = step - (self._first_step or 0)
+        if told < TELLING_STEPS or step >= self._total:
+            return ""
+        return f"{_duration((self._total - step) * self._telling_s / told)} left"
+
+
+def _duration(seconds: float) -> str:
+    """As people say it: 42 s, 12 min, 3 h 05 min."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
