@@ -83,7 +83,7 @@ def test_the_publishers_of_glue_cannot_be_reached(
 def test_a_part_that_is_not_there(plan: list[str], tmp_path: Path) -> None:
     _is_refused(
         here(*plan, "task=glue", "task.dataset=qnli"),
-        f"{tmp_path}/glue/QNLI/train.tsv does not exist; set data_root, or the task's file, to where it is",
+        f"data_root={tmp_path} has no glue/QNLI/train.tsv; put it there, or name a file in task.train_file",
     )
 
 

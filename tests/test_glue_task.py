@@ -17,7 +17,7 @@ from command_line import here
 from mobilebert_exp import compose, experiment
 from mobilebert_exp.data import glue
 from mobilebert_exp.data.glue import DESCRIPTIONS, Dataset
-from mobilebert_exp.errors import ConfigError, DataError, DivergedError
+from mobilebert_exp.errors import ConfigError, DataError, DivergedError, MissingDataError
 from mobilebert_exp.modeling.heads import ClassifierModel, class_losses, score_losses
 from mobilebert_exp.modeling.variables import classifier_variables, encoder_variables
 from mobilebert_exp.registry import create_task
@@ -66,12 +66,19 @@ def test_features_hold_the_originals_keys_and_are_found_again(tmp_path: Path) ->
         (Split.dev, "test_mismatched.tsv", "matched", ""),  # no dev file of this name is published
     ],
 )
-def test_a_named_file_of_mnli_is_the_part_of_its_name(split: Split, file: str, part: str, submission: str) -> None:
+def test_a_named_file_of_mnli_is_the_part_of_its_name(
+    split: Split, file: str, part: str, submission: str, tmp_path: Path
+) -> None:
     key = "dev_file" if split is Split.dev else "test_file"
     plain = Config(kind="glue", name="glue", dataset=Dataset.mnli, main_metric="accuracy_matched")
-    setattr(plain, key, f"/d/{file}")
+    setattr(plain, key, f"{tmp_path}/{file}")
     made = GlueSource(plain, NOWHERE)
-    assert made.files(split) == {f"{split.value}_{part}": Path("/d") / file}
+    with pytest.raises(
+        MissingDataError, match=rf"^task.{key}={tmp_path}/{file} does not exist; name a file that does$"
+    ):
+        made.files(split)
+    (tmp_path / file).touch()
+    assert made.files(split) == {f"{split.value}_{part}": tmp_path / file}
     if submission:
         answers = truths(Dataset.mnli, 3, part=part, labelled=False)
         files = made.evaluate(answers, np.eye(3), split).files

@@ -14,7 +14,7 @@ from publisher import Publisher, publishing
 
 from mobilebert_exp.data import mrpc, publishers, sources
 from mobilebert_exp.data.publishers import Part
-from mobilebert_exp.errors import CheckpointError, DataError, OutputError, UserError
+from mobilebert_exp.errors import CheckpointError, DataError, MissingDataError, OutputError, UserError
 from mobilebert_exp.storage import archive, web
 from mobilebert_exp.storage.web import File
 
@@ -31,16 +31,38 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
 
 
 def test_a_folder_is_read_as_it_is(tmp_path: Path) -> None:
-    assert (
-        sources.find("squad/dev-v1.1.json", data_root=str(tmp_path), cache_dir=tmp_path)
-        == tmp_path / "squad/dev-v1.1.json"
-    )
-    assert sources.fetched(str(tmp_path / "x"), cache_dir=tmp_path) == tmp_path / "x"
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad/x.json").touch()
+    file = sources.find("squad/x.json", data_root=str(tmp_path), cache_dir=tmp_path)
+    assert file == tmp_path / "squad/x.json" == sources.fetched(str(file), cache_dir=tmp_path)
     assert sources.checkpoint(str(tmp_path), cache_dir=None) == str(tmp_path)
     with pytest.raises(
         DataError, match=r"^a/b is looked for in data_root, which is not set; name a folder, or publishers$"
     ):
         sources.find("a/b", data_root=None, cache_dir=tmp_path)
+
+
+def test_what_is_not_there_is_told_with_the_setting_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told: list[str] = []
+    for root, key in (
+        (tmp_path / "no", "task.dev_file"),
+        (tmp_path / "file", ""),
+        (tmp_path, ""),
+        (tmp_path, "task.x"),
+    ):
+        with pytest.raises(MissingDataError) as fault:
+            sources.find("a/b", data_root=str(root), cache_dir=tmp_path, key=key)
+        told.append(str(fault.value))
+    folder = "name the folder that holds a/b, or publishers, to have it fetched"
+    assert told == [
+        f"data_root={tmp_path}/no does not exist; {folder}",
+        f"data_root={tmp_path}/file is no folder; {folder}",
+        f"data_root={tmp_path} has no a/b; put it there",
+        f"data_root={tmp_path} has no a/b; put it there, or name a file in task.x",
+    ]
+    with pytest.raises(MissingDataError, match=rf"^task.x={tmp_path}/no does not exist; name a file that does$"):
+        sources.fetched(str(tmp_path / "no"), cache_dir=tmp_path, key="task.x")
 
 
 def test_an_address_as_data_root(site: Publisher, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_mode_asks_for_its_own_files(
     glue_files.vocabulary(tmp_path)
     asked: list[str] = []
 
-    def find(relative: str, *, data_root: str | None, cache_dir: str | Path) -> Path:
+    def find(relative: str, *, data_root: str | None, cache_dir: str | Path, key: str) -> Path:
         assert data_root == sources.PUBLISHERS
         asked.append(relative)
         file = tmp_path / relative
@@ -85,7 +85,10 @@ def test_one_part_alone_is_enough_to_predict_and_its_absence_is_told_at_once(tmp
     ended = here("mode=predict", *settings, *places, start)
     *_, last = ended.err.splitlines()
     assert ended.code == 2
-    assert last == f"error: {test} does not exist; set data_root, or the task's file, to where it is"
+    assert last == (
+        f"error: data_root={tmp_path} has no glue/RTE/test.tsv; put it there, or name a file in task.test_file"
+    )
+    assert not (tmp_path / "run").exists()
     shutil.rmtree(tmp_path / "glue")
     test.parent.mkdir(parents=True)
     shutil.move(kept, test)

@@ -99,10 +99,13 @@ def test_an_english_file_is_no_german_one(tmp_path: Path) -> None:
 
 
 def test_what_is_learnt_from(tmp_path: Path) -> None:
-    english = tmp_path / "glue/MNLI/train.tsv"
+    english, mine, folder = tmp_path / "glue/MNLI/train.tsv", tmp_path / "mine.tsv", tmp_path / "xnli/multinli"
+    translations = [folder / f"multinli.train.{language}.tsv" for language in xnli.LANGUAGES]
+    for file in (english, mine, *translations):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     assert source(tmp_path).files(Split.train) == {"train": english}
-    assert source(tmp_path, train_file="mine.tsv").files(Split.train) == {"train": Path("mine.tsv")}
-    folder = tmp_path / "xnli/multinli"
+    assert source(tmp_path, train_file=str(mine)).files(Split.train) == {"train": mine}
     some = source(tmp_path, translate_train=True, train_languages=["de", "fr"]).files(Split.train)
     assert some == {f"train_{each}": folder / f"multinli.train.{each}.tsv" for each in ("de", "fr")}
     assert len(source(tmp_path, translate_train=True).files(Split.train)) == 15
@@ -118,6 +121,12 @@ def test_what_is_learnt_from(tmp_path: Path) -> None:
 
 def test_what_is_judged(tmp_path: Path) -> None:
     dev, test = (tmp_path / f"xnli/xnli.{part}.tsv" for part in ("dev", "test"))
+    missing = rf"^data_root={tmp_path} has no xnli/xnli.dev.tsv; put it there, or name a file in task.dev_file$"
+    with pytest.raises(DataError, match=missing):
+        source(tmp_path).files(Split.dev)
+    dev.parent.mkdir()
+    for file in (dev, test):
+        file.touch()
     assert source(tmp_path).files(Split.dev) == {"dev": dev}
     assert source(tmp_path, eval_part=xnli.Part.test).files(Split.dev) == {"dev": test}
     assert source(tmp_path).files(Split.predict) == {"predict": test}

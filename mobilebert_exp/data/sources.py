@@ -28,15 +28,17 @@ _DOWNLOADS = "downloads"
 _PART = re.compile(r"(?:[^/]+/)?(?:checkpoint|[^/]+\.(?:index|data-\d{5}-of-\d{5}|json|txt|pb|safetensors|bin))")
 
 
-def find(relative: str, *, data_root: str | None, cache_dir: str | Path) -> Path:
+def find(relative: str, *, data_root: str | None, cache_dir: str | Path, key: str = "") -> Path:
     """A file of the data, e.g. `squad/train-v1.1.json`, by its name below `data_root`.
 
     Args:
       data_root: a folder, a place like it (`gs://…`, `https://…`), or `publishers`, which fetches each file from those
         who publish it.
+      key: the setting that names this file by itself, if there is one, for the remedy.
 
-    Of a folder, the file need not exist: its reader says so. Raises DataError, OutputError or StorageError, in one
-    line, when it cannot be fetched.
+    Raises:
+      MissingDataError: the folder is not there, or has no such file.
+      UserError: it cannot be fetched.
     """
     if data_root is None:
         raise DataError(f"{relative} is looked for in data_root, which is not set; name a folder, or {PUBLISHERS}")
@@ -45,13 +47,28 @@ def find(relative: str, *, data_root: str | None, cache_dir: str | Path) -> Path
         return _published(relative, cache)
     if is_remote(data_root):
         return fetched(f"{data_root.rstrip('/')}/{relative}", cache_dir=cache)
-    return Path(data_root).expanduser() / relative
+    root = Path(data_root).expanduser()
+    if not root.is_dir():
+        fault = "is no folder" if root.exists() else "does not exist"
+        raise MissingDataError(
+            f"data_root={data_root} {fault}; name the folder that holds {relative}, or {PUBLISHERS}, to have it fetched"
+        )
+    if not (root / relative).exists():
+        remedy = f"put it there, or name a file in {key}" if key else "put it there"
+        raise MissingDataError(f"data_root={data_root} has no {relative}; {remedy}")
+    return root / relative
 
 
-def fetched(place: str, *, cache_dir: str | Path) -> Path:
-    """A file here: a path as it is; what lies at `gs://…` or `https://…` as a copy in the cache."""
+def fetched(place: str, *, cache_dir: str | Path, key: str = "") -> Path:
+    """A file here: a path as it is; what lies at `gs://…` or `https://…` as a copy in the cache.
+
+    `key` is the setting that names it. Raises MissingDataError where it is not there.
+    """
     if not is_remote(place):
-        return Path(place).expanduser()
+        path = Path(place).expanduser()
+        if not path.exists():
+            raise MissingDataError(f"{key and f'{key}='}{place} does not exist; name a file that does")
+        return path
     cache = Path(cache_dir).expanduser()
     return _object(place, cache) if place.startswith(GS) else _download(place, cache)
 

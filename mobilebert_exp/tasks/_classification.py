@@ -89,11 +89,15 @@ class Places:
     data_root: str | None
     cache_dir: str
 
-    def file(self, relative: str, *, named: str | None) -> Path:
-        """The file that the user named, or else the one by this name below `data_root`; fetched if it is not here."""
+    def file(self, relative: str, *, named: str | None, key: str) -> Path:
+        """The file that the user named, or else the one by this name below `data_root`; fetched if it is not here.
+
+        `key` is the setting that names it; "" where none does. Raises a UserError where there is no such file.
+        """
         if named is not None:
-            return sources.fetched(named, cache_dir=self.cache_dir)
-        return sources.find(relative, data_root=self.data_root or sources.PUBLISHERS, cache_dir=self.cache_dir)
+            return sources.fetched(named, cache_dir=self.cache_dir, key=key)
+        root = self.data_root or sources.PUBLISHERS
+        return sources.find(relative, data_root=root, cache_dir=self.cache_dir, key=key)
 
 
 class Classification:
@@ -194,7 +198,8 @@ class Classification:
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
         config = self.config
-        path = self._places.file(casing.VOCABULARIES[config.lower_case], named=config.vocab_file)
+        relative = casing.VOCABULARIES[config.lower_case]
+        path = self._places.file(relative, named=config.vocab_file, key="task.vocab_file")
         return casing.tokenizer(path, lower_case=config.lower_case)
 
 

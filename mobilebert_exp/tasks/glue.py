@@ -78,13 +78,19 @@ class GlueSource:
         return Evaluation(metrics=self._metrics(truths, answers), files=files)
 
     def _parts(self, split: Split) -> list[tuple[Part, Path]]:
-        """The files of a split; of one that the user named its name says which part it is, else it is the first."""
+        """The files of a split."""
+        parts, key = self._chosen(split)
+        named = getattr(self._config, key)
+        return [(part, self._places.file(f"glue/{part.file}", named=named, key=f"task.{key}")) for part in parts]
+
+    def _chosen(self, split: Split) -> tuple[tuple[Part, ...], str]:
+        """The parts of a split, and the setting that names a file; whose name says which part it is, else the first."""
         parts, key = self._of_split(split)
         named = getattr(self._config, key)
         if named is not None:
             name = PurePosixPath(named).name.removesuffix(".gz")
             parts = tuple(part for part in parts if PurePosixPath(part.file).name == name) or parts[:1]
-        return [(part, self._places.file(f"glue/{part.file}", named=named)) for part in parts]
+        return parts, key
 
     def _of_split(self, split: Split) -> tuple[tuple[Part, ...], str]:
         if split is not Split.train:
@@ -139,7 +145,7 @@ class GlueSource:
 
     def _submissions(self, truths: Sequence[Truth], answers: Sequence[Any]) -> dict[str, str]:
         """The files that GLUE's server takes, one for each part."""
-        names = {part.name: part.submission for part, _ in self._parts(Split.predict)}
+        names = {part.name: part.submission for part in self._chosen(Split.predict)[0]}
         rows: dict[str, list[str]] = {name: ["index\tprediction"] for name in names}
         for truth, answer in zip(truths, answers, strict=True):
             shown = f"{min(max(answer, 0.0), glue.HIGHEST_SCORE):.3f}" if self.is_regression else self._word(answer)

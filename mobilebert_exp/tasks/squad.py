@@ -306,9 +306,9 @@ class Squad:
     def _tokenizer(self) -> Tokenizer:
         config = self.config
         if config.vocab_file is not None:
-            path = sources.fetched(config.vocab_file, cache_dir=self._cache_dir)
+            path = sources.fetched(config.vocab_file, cache_dir=self._cache_dir, key="task.vocab_file")
         elif self._data_root is not None:
-            path = self._found(casing.VOCABULARIES[config.lower_case])
+            path = self._found(casing.VOCABULARIES[config.lower_case], key="task.vocab_file")
         elif self._is_starter:
             path = self._starter_folder / "vocab.txt"
         else:
@@ -317,8 +317,8 @@ class Squad:
             )
         return casing.tokenizer(path, lower_case=config.lower_case)
 
-    def _found(self, relative: str) -> Path:
-        return sources.find(relative, data_root=self._data_root, cache_dir=self._cache_dir)
+    def _found(self, relative: str, *, key: str) -> Path:
+        return sources.find(relative, data_root=self._data_root, cache_dir=self._cache_dir, key=key)
 
     @property
     def _is_starter(self) -> bool:
@@ -327,13 +327,14 @@ class Squad:
     def _file(self, split: Split) -> Path:
         part = "train" if split is Split.train else "dev"
         named = self.config.train_file if split is Split.train else self.config.dev_file
+        key = f"task.{part}_file"
         if named is not None:
-            return sources.fetched(named, cache_dir=self._cache_dir)
+            return sources.fetched(named, cache_dir=self._cache_dir, key=key)
         if self._data_root is not None:
-            return self._found(f"squad/{part}-v{self.config.version}.json")
+            return self._found(f"squad/{part}-v{self.config.version}.json", key=key)
         if self._is_starter:
             return self._starter_folder / f"{part}.json"
-        raise MissingDataError(f"task.{part}_file is not set; name it too, or set data_root")
+        raise MissingDataError(f"{key} is not set; name it too, or set data_root")
 
     @functools.cached_property
     def _starter_folder(self) -> Path:

@@ -81,7 +81,7 @@ class XnliSource:
         relative, key = f"xnli/xnli.{part}.tsv", f"{part}_file"
         if split is Split.train:
             relative, key = ENGLISH_TRAIN, "train_file"
-        return {split.value: self._places.file(relative, named=getattr(config, key))}
+        return {split.value: self._places.file(relative, named=getattr(config, key), key=f"task.{key}")}
 
     def examples(self, split: Split) -> Iterator[Example]:
         if split is not Split.train:
@@ -117,4 +117,4 @@ class XnliSource:
         return self._config.train_languages or every
 
     def _translated(self, language: str) -> Path:
-        return self._places.file(f"xnli/multinli/multinli.train.{language}.tsv", named=None)
+        return self._places.file(f"xnli/multinli/multinli.train.{language}.tsv", named=None, key="")
