@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ import pytest
 from command_line import CHECKOUT, here
 
 from mobilebert_exp.composition import compose
-from mobilebert_exp.config import ExperimentConfig, ModelConfig
+from mobilebert_exp.config import ExperimentConfig, ModelConfig, leaves
 from mobilebert_exp.errors import ConfigError, DataError
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
 from mobilebert_exp.runners import plan
 from mobilebert_exp.runners.base import Job, StopRequest
-from mobilebert_exp.runners.schedule import schedule
+from mobilebert_exp.runners.schedule import schedule, unreached
 from mobilebert_exp.tasks.base import Split
 from mobilebert_exp.tracking.nothing import NoTracker
 
@@ -39,12 +40,15 @@ class CountedTask:
         return encoder_variables(model) + span_variables(model)
 
 
-def _planned(*overrides: str) -> tuple[dict[str, str], dict[str, float]]:
-    """The plan's rows by their names, and the figures it hands on."""
+def _job(*overrides: str) -> Job:
     config = compose(overrides)
     task: Any = CountedTask(config.task)
-    job = Job(config=config, task=task, run_dir=Path.cwd(), tracker=NoTracker(), stop=StopRequest())
-    outcome = plan.run(job)
+    return Job(config=config, task=task, run_dir=Path.cwd(), tracker=NoTracker(), stop=StopRequest())
+
+
+def _planned(*overrides: str) -> tuple[dict[str, str], dict[str, float]]:
+    """The plan's rows by their names, and the figures it hands on."""
+    outcome = plan.run(_job(*overrides))
     lines = outcome.text.partition("\nplan\n")[2].splitlines()
     return {line[:26].strip(): line[26:].strip() for line in lines}, outcome.metrics
 
@@ -129,14 +133,50 @@ def test_a_plan_leaves_nothing_but_the_cache(tmp_path: Path, monkeypatch: pytest
         assert not list((tmp_path / "here").iterdir())
 
 
-def test_a_plan_shows_the_whole_configuration(tmp_path: Path) -> None:
-    ended = here(*STARTER, f"output_dir={tmp_path}", f"cache_dir={tmp_path}/cache", "seed=5", "tracking=none")
-    rows = dict(line.strip().split(maxsplit=1) for line in ended.out.partition("\nplan\n")[0].splitlines()[1:] if line)
-    assert rows["seed"] == "5"
-    assert rows["task.starter.train_articles"] == "30"
-    assert rows["model.vocab_size"].isdecimal(), "taken from the vocabulary"
-    assert (rows["task.vocab_file"], rows["hardware.xla"], rows["tracking.kind"]) == ("null", "false", "none")
-    assert len(rows) >= 60
+def _configuration(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What was set, and all other settings, each by its whole name."""
+    first, _, rest = text.partition("\nplan\n")[0].partition("\nall other settings\n")
+    chosen = dict(line.strip().split(maxsplit=1) for line in first.splitlines()[1:] if line)
+    others: dict[str, str] = {}
+    section = ""
+    for line in rest.splitlines():
+        if found := re.match(r"([a-z.]+): ", line):
+            section = found[1]
+        for name, value in re.findall(r"(?<!\S)(\w+)=(\S*)", line):
+            others[f"{section}.{name}".strip(".")] = value
+    return chosen, others
+
+
+def test_a_plan_shows_the_whole_configuration_and_what_was_set_first(tmp_path: Path) -> None:
+    settings = [*STARTER, f"output_dir={tmp_path}", f"cache_dir={tmp_path}/cache", "seed=5", "tracking=none"]
+    ended = here(*settings, "+tracking.tags.purpose=trial")
+    chosen, others = _configuration(ended.out)
+    assert chosen == {
+        **{"seed": "5", "output_dir": str(tmp_path), "cache_dir": f"{tmp_path}/cache", "trainer.max_steps": "1800"},
+        **{"task.starter.train_articles": "30", "task.starter.dev_articles": "6", "tracking.tags.purpose": "trial"},
+        **{"task.max_seq_length": "68", "task.doc_stride": "32", "task.max_query_length": "16"},
+        **{"task.eval_batch_size": "64", "task.optimizer.learning_rate": "0.001"},
+        **{"task.optimizer.bias_correction": "true", "model.layer_loop": "unroll", "tracking.kind": "none"},
+    }
+    assert others["model.vocab_size"].isdecimal(), "taken from the vocabulary"
+    assert (others["task.vocab_file"], others["hardware.xla"], others["mode"]) == ("null", "false", "plan")
+    assert {*chosen, *others} == {*leaves(compose(settings)), "tracking.tags.purpose"} - {"tracking.tags"}
+    assert not set(chosen) & set(others)
+    assert ended.out.count("\n") < 70, "a screen or two"
+    assert max(map(len, ended.out.splitlines())) <= max(80, len(str(tmp_path)) + 40)
+
+
+def test_a_cap_that_the_epochs_do_not_reach_is_told() -> None:
+    job = _job("model=opt", "trainer.max_steps=100000", "task.num_train_epochs=1.5")
+    note = "trainer.max_steps=100000 is a cap, and task.num_train_epochs=1.5 gives 4,106 steps; "
+    assert note in " ".join(plan.run(job).text.split())
+    config, planned = job.config, schedule(job.config, num_examples=TRAIN)
+    assert unreached(config, planned) == f"{note}raise task.num_train_epochs for more"
+    for enough in ("trainer.max_steps=4106", "trainer.max_steps=null"):
+        reached = compose(["task.num_train_epochs=1.5", enough])
+        assert unreached(reached, schedule(reached, num_examples=TRAIN)) == ""
+    overfit = compose(["trainer.overfit_batches=1", "trainer.max_steps=100000"])
+    assert unreached(overfit, schedule(overfit, num_examples=TRAIN)) == ""
 
 
 def test_a_plan_loads_neither_tensorflow_nor_mlflow(tmp_path: Path) -> None:

@@ -1,14 +1,25 @@
-"""mode=plan: what a run would be, without running it and without TensorFlow."""
+"""mode=plan: what a run would be, without running it and without TensorFlow.
+
+Its text is read from its end, where a terminal stands: the plan comes last. Before it the whole configuration: what was
+chosen a line each, all other settings in a paragraph for each section.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import enum
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
 
 from mobilebert_exp.config import ExperimentConfig, leaves
 from mobilebert_exp.modeling.variables import STACKED, VariableSpec, parameters
 from mobilebert_exp.runners.base import Job, Outcome
-from mobilebert_exp.runners.schedule import Schedule, schedule
+from mobilebert_exp.runners.schedule import Schedule, schedule, unreached
 from mobilebert_exp.tasks.base import Split
+
+WIDEST, NARROWEST = 100, 40
+NAMES = ("model", "task", "hardware", "tracking")  # sections of which a file has been chosen
 
 
 def run(job: Job) -> Outcome:
@@ -25,11 +36,43 @@ def run(job: Job) -> Outcome:
         *_steps(planned, config),
         *_batches(config),
     ]
-    text = "\n".join(
-        ["configuration", *_table((k, _shown(v)) for k, v in leaves(config).items()), "", "plan", *_table(rows)]
-    )
+    width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns))
+    text = "\n".join([*_configuration(config, width=width), "", "plan", *_table(rows)])
+    if note := unreached(config, planned):
+        text += "\n" + textwrap.fill(f"note: {note}", width, subsequent_indent="  ", break_on_hyphens=False)
     figures = {"parameters": float(parameters(specs)), "steps": float(planned.total_steps)}
     return Outcome(metrics=figures, text=text)
+
+
+def _configuration(config: ExperimentConfig, *, width: int) -> Iterator[str]:
+    """Every leaf once: those that differ from their default by full name, the others by section."""
+    values = leaves(config)
+    differing = {key for key in values if _default(config, key) not in (values[key], MISSING)}
+    differing -= {"mode", *(f"{section}.name" for section in NAMES)}  # the paragraphs begin with these
+    if differing:
+        yield "set by the files chosen, a preset or the command"
+        yield from _table((key, _shown(value)) for key, value in values.items() if key in differing)
+        yield ""
+    sections: dict[str, list[str]] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        if key not in differing:
+            sections.setdefault(section, []).append(f"{name}={_shown(value)}")
+    yield "all other settings"
+    for section, settings in sections.items():
+        line = f"{f'{section}: ' if section else ''}{'  '.join(settings)}"
+        yield textwrap.fill(line, width - 2, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+
+
+def _default(config: object, key: str) -> object:
+    """The schema's value for a leaf, an enum by name; MISSING where it states none."""
+    name, _, rest = key.partition(".")
+    if not is_dataclass(config):
+        return None  # an entry that somebody has added to a mapping
+    if rest:
+        return _default(getattr(config, name), rest)
+    found = next(field.default for field in fields(config) if field.name == name)
+    return found.name if isinstance(found, enum.Enum) else MISSING if found == "???" else found
 
 
 def _steps(planned: Schedule, config: ExperimentConfig) -> list[tuple[str, str]]:

@@ -42,3 +42,14 @@ def schedule(config: ExperimentConfig, *, num_examples: int) -> Schedule:
     if warmup > total:
         raise ConfigError(f"task.optimizer.warmup_steps={warmup} exceeds the {total} steps of the run; lower it")
     return Schedule(total_steps=total, warmup_steps=warmup, steps_per_epoch=per_epoch)
+
+
+def unreached(config: ExperimentConfig, planned: Schedule) -> str:
+    """What to tell of a `trainer.max_steps` that the epochs do not reach; "" where they do."""
+    asked = config.trainer.max_steps
+    if asked is None or asked <= planned.total_steps:
+        return ""
+    return (
+        f"trainer.max_steps={asked} is a cap, and task.num_train_epochs={config.task.num_train_epochs:g} gives "
+        f"{planned.total_steps:,} steps; raise task.num_train_epochs for more"
+    )

@@ -23,7 +23,7 @@ from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.evaluation import Evaluator, write_files
 from mobilebert_exp.runners.loop import TrainingLoop
 from mobilebert_exp.runners.progress import TrainingProgress
-from mobilebert_exp.runners.schedule import schedule
+from mobilebert_exp.runners.schedule import schedule, unreached
 from mobilebert_exp.runners.strategy import create_strategy
 from mobilebert_exp.tasks.base import Evaluation, Features, Split
 
@@ -67,6 +67,8 @@ class _Training:
         config = job.config
         self._job = job
         self._schedule = schedule(config, num_examples=features.num_examples)
+        if note := unreached(config, self._schedule):
+            log.warning("%s", note)
         self._step = tf.Variable(
             0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
