@@ -6,6 +6,7 @@ import contextlib
 import enum
 import functools
 import tempfile
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from mobilebert_exp import registry
 from mobilebert_exp.checks import folder
 from mobilebert_exp.config import ExperimentConfig, HardwareConfig, Mode, ModelConfig, TrackingConfig
 from mobilebert_exp.errors import ConfigError
+from mobilebert_exp.spelling import same
 
 SCHEMA = "schema"
 VERSION_BASE = "1.3"  # of Hydra's behaviour
 DEFAULT_GROUPS = ("model", "task", "hardware", "tracking")  # in the defaults list; the others are added with a plus
 ADDED_GROUPS = ("preset", "sweep")
+DATA_SET = "dataset"  # a field of those tasks that are several
 FROM_JSON = "model.from_json"  # a setting that stands for others, and is none itself
 
 
@@ -65,6 +68,16 @@ def options_text() -> str:
     """Every group with its options, a line each, for --help."""
     rows = [(name, f"{name}=") for name in DEFAULT_GROUPS] + [(name, f"+{name}=") for name in ADDED_GROUPS]
     return "\n".join(f"  {shown:<10} {' | '.join(options(name))}" for name, shown in rows if options(name))
+
+
+def data_set(name: str) -> str:
+    """How a task that is several data sets is asked for one by this name: `task=T task.dataset=NAME`; "" if none is."""
+    for kind in registry.task_kinds():
+        known = typing.get_type_hints(registry.task_module(kind).Config).get(DATA_SET)
+        names = [member.name for member in known] if isinstance(known, enum.EnumType) else []
+        if kind in options("task") and (found := same(name, names)):
+            return f"task={kind} task.{DATA_SET}={found}"
+    return ""
 
 
 def sweep_fault(name: str) -> str:

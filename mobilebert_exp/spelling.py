@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 ALIKE = 0.6  # of 1; below it a suggestion would be a guess
+SHORTEST_START = 3  # letters that tell what is meant
 ALIASES = {  # flags of the original scripts, and habits from elsewhere, that resemble our names too little
     "batch_size": "task.global_batch_size",
     "train_batch_size": "task.global_batch_size",
@@ -26,9 +27,40 @@ ALIASES = {  # flags of the original scripts, and habits from elsewhere, that re
 }
 
 
+OPTIONS = {  # what people call our options, where the two resemble each other too little
+    "mobilebert": "opt",  # the published one
+    "mobilebert_uncased": "opt",
+    "mobilebert_tiny": "tiny",
+    "mobilebert_teacher": "teacher",
+    "ib_bert": "teacher",
+    "mbert": "multilingual",
+    "cuda": "gpu",
+}
+
+
 def nearest(word: str, options: Sequence[str]) -> str:
-    """The option most like `word`, or "" when none is."""
-    return next(iter(difflib.get_close_matches(word, options, n=1, cutoff=ALIKE)), "")
+    """The option most like `word`, or "" when none is.
+
+    First one that differs in case and signs alone, then one that is called so elsewhere, then the shortest of those
+    that begin like it, then the one with the most letters in common.
+    """
+    if equal := same(word, options):
+        return equal
+    plain = _plain(word)
+    called = [option for name, option in OPTIONS.items() if _plain(name) == plain and option in options]
+    longer = [option for option in options if len(plain) >= SHORTEST_START and _plain(option).startswith(plain)]
+    close = difflib.get_close_matches(word, options, n=1, cutoff=ALIKE)
+    return next(iter([*called, *sorted(longer, key=len), *close]), "")
+
+
+def same(word: str, options: Iterable[str]) -> str:
+    """The option that differs from `word` in case and signs alone, or ""."""
+    return next((option for option in options if _plain(option) == _plain(word)), "")
+
+
+def _plain(word: str) -> str:
+    """Small letters and digits alone: `SST-2` is `sst2`."""
+    return "".join(filter(str.isalnum, word.casefold()))
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
