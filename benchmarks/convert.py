@@ -19,7 +19,7 @@ ROUNDS = 3
 MEMORY_TARGET = 3.0
 LIMIT_S = 10.0
 MODULE = "benchmarks.peers.converting"
-OTHERS = ("tf1", "tf_models", "huggingface", "savedmodel", "hub")
+OTHERS = ("tf1", "tf_models", "huggingface")  # a SavedModel holds graphs too, which have to be traced
 
 
 def run(*, rounds: int, tell: Callable[[str], None]) -> list[Comparison]:

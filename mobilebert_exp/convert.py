@@ -34,6 +34,8 @@ from mobilebert_exp.modeling.variables import (
     span_variables,
 )
 from mobilebert_exp.original_json import PUBLISHED, architecture
+from mobilebert_exp.tracking import store
+from mobilebert_exp.tracking import weights as runs
 
 log = logging.getLogger(__name__)
 DEFAULT_CACHE = "~/.cache/mobilebert_exp"
@@ -56,7 +58,7 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     target = Path(chosen.DST).expanduser()
     check_free(target)  # which is better told before SRC is read
-    place = sources.checkpoint(chosen.SRC, cache_dir=chosen.cache_dir)
+    place = sources.checkpoint(_named(chosen.SRC, chosen), cache_dir=chosen.cache_dir)
     origin = formats.recognised(place)
     weights = formats.read(place)
     model = _model(weights, chosen.SRC, place, chosen.model)
@@ -83,8 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", required=True, metavar="FORMAT", choices=names, help=", ".join(names))
     parser.add_argument("--model", help="the architecture: a preset, or an original model file")
     parser.add_argument("--vocab", metavar="FILE", help="the vocabulary, in place of the one beside SRC")
+    parser.add_argument("--tracking-uri", metavar="URI", help="of MLflow, for SRC=mlflow:RUN_ID")
     parser.add_argument("--cache-dir", default=DEFAULT_CACHE, metavar="DIR", help="for what is fetched or unpacked")
     return parser
+
+
+def _named(source: str, chosen: argparse.Namespace) -> str:
+    """The place of a run that is named by its id in MLflow; any other place as it is."""
+    if not runs.is_named(source):
+        return source
+    uri = store.resolve_uri(chosen.tracking_uri, None, "outputs")
+    return runs.resolve(source, uri=uri, cache_dir=chosen.cache_dir)
 
 
 def _model(weights: Weights, source: str, place: str, named: str | None) -> ModelConfig:

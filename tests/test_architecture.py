@@ -66,7 +66,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for
     "doctor": ("doctor", {"storage", "tracking"}),
     "translate": ("translation", set()),
-    "convert": ("conversion", {"composition", "sources", "data", "modeling"}),
+    "convert": ("conversion", {"composition", "sources", "data", "modeling", "tracking"}),
     "__main__": ("entry", {"composition", "experiment", "verbs"}),
     "loading": ("loading", {"modeling", "sources"}),
     # the package itself: a lazy front

@@ -98,8 +98,8 @@ def round_trip(model: ModelConfig, folder: Path, *others: str) -> None:
     assert {key: (back.model or {})[key] for key in fields if key not in ("name", "layer_loop")} == {
         key: value for key, value in fields.items() if key not in ("name", "layer_loop")
     }
-    for ours, others in zip(forward(weights, model), forward(back, model), strict=True):
-        np.testing.assert_array_equal(ours, others)
+    for ours, theirs in zip(forward(weights, model), forward(back, model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", tf1_files.PRESETS)
@@ -207,6 +207,7 @@ def test_a_destination_is_never_overwritten_and_never_half_there(
         (["A", "--to", "tf1"], "convert: the following arguments are required: DST; see "),
         (["A", "B", "--to", "tf3"], "convert: argument --to: invalid choice: 'tf3' (choose from 'native', 'tf1', "),
         (["A", "B", "--to", "tf1", "--colour"], "convert: unrecognized arguments: --colour; see "),
+        (["mlflow:x/y", "B", "--to", "tf1"], "init.checkpoint=mlflow:x/y names no run; write mlflow:RUN_ID"),
         (["A", "B", "--to", "tf1"], "init.checkpoint=A: no checkpoint there; give the folder of a training run, "),
     ],
 )
@@ -301,6 +302,7 @@ def test_a_converted_run_tells_which_head_it_has(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_destination_says_what_it_is_in_both_ways(tmp_path: Path) -> None:
     """And what one format has written another reads: from each the weights come back as they were."""
     weights = dataclasses.replace(tf1_files.pretrained(MODEL), vocabulary=VOCABULARY.encode())

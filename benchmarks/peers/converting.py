@@ -20,8 +20,8 @@ from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.variables import encoder_variables, pretraining_variables
 
 LIBRARIES = {  # what a format brings with it
-    **{"native": ("tensorflow",), "tf1": ("tensorflow",), "tf_models": ("tensorflow",)},
-    **{"huggingface": ("safetensors.numpy",), "savedmodel": ("tensorflow",), "hub": ("tensorflow",)},
+    **dict.fromkeys(("native", "tf1", "tf_models"), "tensorflow"),
+    "huggingface": "safetensors.numpy",
 }
 
 
@@ -39,14 +39,13 @@ def measured(job: dict[str, str]) -> dict[str, float]:
     origin = formats.recognised(job["source"])
     for name in (origin, job["to"]):
         formats.named(name)
-        for library in LIBRARIES[name]:
-            importlib.import_module(library)
+        importlib.import_module(LIBRARIES[name])
     imported, started = _peak_mib(), time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         convert.main([job["source"], job["target"], "--to", job["to"], "--model", "opt"])
     seconds, peak = time.perf_counter() - started, _peak_mib()
     sizes = [path.stat().st_size for path in Path(job["source"]).rglob("*") if path.is_file()]
-    return {"seconds": seconds, "peak_mib": peak, "above_mib": peak - imported, "file_mib": max(sizes) / 2**20}
+    return {"seconds": seconds, "peak_mib": peak, "above_mib": peak - imported, "file_mib": sum(sizes) / 2**20}
 
 
 def _peak_mib() -> float:

@@ -26,6 +26,7 @@ from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.variables import STACKED
 
 PREFIX = "mobilebert.ckpt"
+PART_BYTES = 32 * 2**20  # of the data files that are written
 REAL_NORM, PLAIN_NORM = "LayerNorm", "FakeLayerNorm"
 LEAVES = {Kind.dense: ("kernel", "bias"), Kind.norm: ("gamma", "beta"), Kind.table: ("table",)}
 HEADS = {  # ours by theirs; kernels called `output_weights` have a row for each output there
@@ -244,17 +245,35 @@ def _tensors(weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _save(prefix: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """By the operator behind TensorFlow 1's Saver, without a graph whose variables would hold everything once more."""
+    """By the operators behind TensorFlow 1's Saver, part by part: what is being written is in memory twice."""
     import tensorflow as tf
 
-    names = sorted(tensors)
+    parts = _parts(tensors)
+    prefixes = [f"{prefix}-part{number}" for number in range(len(parts))]
     try:
         with tf.device("/CPU:0"):
-            tf.raw_ops.SaveV2(
-                prefix=str(prefix),
-                tensor_names=names,
-                shape_and_slices=[""] * len(names),
-                tensors=[np.ascontiguousarray(tensors[name]) for name in names],
+            for part, names in zip(prefixes, parts, strict=True):
+                tf.raw_ops.SaveV2(
+                    prefix=part,
+                    tensor_names=names,
+                    shape_and_slices=[""] * len(names),
+                    tensors=[np.ascontiguousarray(tensors[name]) for name in names],
+                )
+            tf.raw_ops.MergeV2Checkpoints(
+                checkpoint_prefixes=prefixes, destination_prefix=str(prefix), delete_old_dirs=False
             )
     except tf.errors.OpError as problem:
         raise OSError(0, next(iter(str(problem).splitlines()), "TensorFlow gave no reason")) from None
+
+
+def _parts(tensors: Mapping[str, np.ndarray]) -> list[list[str]]:
+    """All names, sorted, in parts of about `PART_BYTES`."""
+    parts: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(tensors):
+        if size > PART_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += tensors[name].nbytes
+    return parts
