@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ from mobilebert_exp.modeling.variables import (
 )
 from mobilebert_exp.original_json import PUBLISHED, architecture
 from mobilebert_exp.tracking import store
-from mobilebert_exp.tracking import weights as runs
+from mobilebert_exp.tracking import weights as tracked
 
 log = logging.getLogger(__name__)
 DEFAULT_CACHE = "~/.cache/mobilebert_exp"
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     target = Path(chosen.DST).expanduser()
     check_free(target)  # which is better told before SRC is read
-    place = sources.checkpoint(_named(chosen.SRC, chosen), cache_dir=chosen.cache_dir)
+    place = sources.checkpoint(_named(chosen), cache_dir=chosen.cache_dir)
     origin = formats.recognised(place)
     weights = formats.read(place)
     model = _model(weights, chosen.SRC, place, chosen.model)
@@ -81,21 +82,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = [*formats.MODULES]
     parser.add_argument("SRC", help="a run's folder, or a checkpoint of any format: here, gs://… or an archive")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="the MLflow that knows SRC=mlflow:RUN_ID; as tracking.uri"
+    )
     parser.add_argument("DST", help="the folder to write; it must not exist, or be empty")
     parser.add_argument("--to", required=True, metavar="FORMAT", choices=names, help=", ".join(names))
     parser.add_argument("--model", help="the architecture: a preset, or an original model file")
     parser.add_argument("--vocab", metavar="FILE", help="the vocabulary, in place of the one beside SRC")
-    parser.add_argument("--tracking-uri", metavar="URI", help="of MLflow, for SRC=mlflow:RUN_ID")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow, for SRC=mlflow:RUN_ID; as tracking.uri")
     parser.add_argument("--cache-dir", default=DEFAULT_CACHE, metavar="DIR", help="for what is fetched or unpacked")
     return parser
 
 
-def _named(source: str, chosen: argparse.Namespace) -> str:
-    """The place of a run that is named by its id in MLflow; any other place as it is."""
-    if not runs.is_named(source):
+def _named(chosen: argparse.Namespace) -> str:
+    """SRC; of a run that MLflow knows the place of its weights."""
+    source = str(chosen.SRC)
+    if not tracked.is_named(source):
         return source
-    uri = store.resolve_uri(chosen.tracking_uri, None, "outputs")
-    return runs.resolve(source, uri=uri, cache_dir=chosen.cache_dir)
+    uri = store.resolve_uri(chosen.tracking_uri, os.environ.get("MLFLOW_TRACKING_URI"), "outputs")
+    return tracked.resolve(source, uri=uri, cache_dir=chosen.cache_dir)
 
 
 def _model(weights: Weights, source: str, place: str, named: str | None) -> ModelConfig:

@@ -89,7 +89,7 @@ HEAVY = {"keras", "mlflow", "official", "optuna", "orbit", "pandas", "tensorflow
 LIGHT = ("__main__", "composition", "config", "experiment", "metrics", "registry", "runners.base", "runners.plan",
          "tasks", "tracking.base", "translate", "verbs")  # fmt: skip
 # The delivery is a process of its own; the doctor looks at what the others would read.
-READS_ENVIRONMENT = {"__main__", "doctor", "runners.strategy", "tracking.__main__"}
+READS_ENVIRONMENT = {"__main__", "convert", "doctor", "runners.strategy", "tracking.__main__"}
 KNOWS_NO_TASK = ("__main__", "composition", "experiment", "groups", "registry", "runners", "sweeping", "tracking")
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 40, 60
 NO_CONCEPT = {"common", "helper", "helpers", "misc", "util", "utils"}

@@ -302,6 +302,10 @@ def test_weights_travel_through_a_real_server(tmp_path: Path) -> None:
         copy = other.folder / "cache/downloads/mlflow" / first["run_id"] / "checkpoints/best"
         assert params["init.sha256"] == manifest.check(manifest.committed(copy)[0]).sha256
 
+        converted = here("convert", place, f"{tmp_path}/tf1", "--to", "tf1", "--tracking-uri", address)
+        assert converted.code == 0, converted.err
+        assert (tmp_path / "tf1/mobilebert.ckpt.index").is_file()
+
         third.refuses(f"mlflow:{second['run_id']}", "(evaluate) has no checkpoint that can be had here")
         third.refuses(f"{place}/last", "(train) has no last that can be had here")
         third.refuses(f"mlflow:{'0' * 32}", f"{address} has no run of this id; look it up there, or set tracking.uri")
