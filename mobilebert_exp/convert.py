@@ -82,9 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = [*formats.MODULES]
     parser.add_argument("SRC", help="a run's folder, or a checkpoint of any format: here, gs://… or an archive")
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help="the MLflow that knows SRC=mlflow:RUN_ID; as tracking.uri"
-    )
     parser.add_argument("DST", help="the folder to write; it must not exist, or be empty")
     parser.add_argument("--to", required=True, metavar="FORMAT", choices=names, help=", ".join(names))
     parser.add_argument("--model", help="the architecture: a preset, or an original model file")
