@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Sequence
 
 NAMES = {  # each module offers `main(arguments: list[str]) -> int`, an exit code
+    "create_pretraining_data": "mobilebert_exp.pretraining_data",
     "doctor": "mobilebert_exp.doctor",
     "translate": "mobilebert_exp.translate",
 }

@@ -37,6 +37,8 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "data.parallel": ("workers", set()),
     "data": ("data", {"storage", "shared cache", "workers"}),
     "data.sources": ("sources", {"storage", "data"}),
+    "data.patterns": ("sources", {"storage"}),
+    "data.pretraining.inputs": ("sources", {"data"}),  # names texts and records wherever they lie
     "modeling": ("modeling", set()),
     "tasks.base": ("task interface", {"modeling"}),
     "tasks._classification": ("task part", {"data", "sources", "modeling", "task interface"}),  # what some tasks share
@@ -64,6 +66,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "sweeping": ("sweeping", {"experiment", "tracking", "tracker interface", "sweep's note"}),
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for
     "doctor": ("doctor", {"storage", "tracking"}),
+    "pretraining_data": ("pre-training data", {"storage", "data", "sources", "workers"}),
     "translate": ("translation", set()),
     "__main__": ("entry", {"composition", "experiment", "verbs"}),
     "": ("entry", {"composition", "experiment", "verbs"}),  # the package itself: a lazy front of the first two

@@ -19,7 +19,6 @@ OTHER_WEIGHTS = "weights of other code cannot be read yet"
 EXPORT = "export to SavedModel and TFLite is not available yet"
 QUANTISATION = "quantisation is not available yet"
 PRETRAINING = "pre-training and distillation are not available yet"
-PRETRAINING_DATA = "making pre-training data is not available yet"
 
 
 class Kind(enum.Enum):
@@ -58,6 +57,7 @@ class Script:
       required: the flags without which it does not start.
       stated: the flags whose default is told, because ours depends on the data set.
       refused: why nothing here does its work yet.
+      verb: what does its work here, where that is no experiment; its settings are not Hydra's.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Script:
     required: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
     refused: str = ""
+    verb: str = ""
 
 
 def text(name: str, key: str = "", *, default: str = "", here: str = "", refused: str = "") -> Flag:
@@ -179,15 +180,17 @@ PRETRAINING_FLAGS = (
     number("weight_decay_rate", default="0.01"),
 )
 PRETRAINING_DATA_FLAGS = (
-    *(text(name) for name in ("input_file", "output_file", "vocab_file")),
-    switch("do_lower_case", default="true"),
-    switch("do_whole_word_mask"),
-    whole("max_seq_length", default="128"),
-    whole("max_predictions_per_seq", default="20"),
-    whole("random_seed", default="12345"),
-    whole("dupe_factor", default="10"),
-    number("masked_lm_prob", default="0.15"),
-    number("short_seq_prob", default="0.1"),
+    text("input_file", "input_file", here="patterns may be `gs://…` too"),
+    text("output_file", "output_file", here="of `gs://…` `output_dir`, a folder of that name"),
+    text("vocab_file", "vocab_file"),
+    switch("do_lower_case", "do_lower_case", default="true"),
+    switch("do_whole_word_mask", "do_whole_word_mask"),
+    whole("max_seq_length", "max_seq_length", default="128"),
+    whole("max_predictions_per_seq", "max_predictions_per_seq", default="20"),
+    whole("random_seed", "random_seed", default="12345"),
+    whole("dupe_factor", "dupe_factor", default="10"),
+    number("masked_lm_prob", "masked_lm_prob", default="0.15"),
+    number("short_seq_prob", "short_seq_prob", default="0.1"),
 )
 
 
@@ -203,7 +206,12 @@ SCRIPTS = {
             stated=("max_seq_length", "do_lower_case", "train_batch_size", "learning_rate", "num_train_epochs"),
         ),
         Script(name="run_pretraining.py", flags=_by_name(PRETRAINING_FLAGS), refused=PRETRAINING),
-        Script(name="create_pretraining_data.py", flags=_by_name(PRETRAINING_DATA_FLAGS), refused=PRETRAINING_DATA),
+        Script(
+            name="create_pretraining_data.py",
+            flags=_by_name(PRETRAINING_DATA_FLAGS),
+            required=("input_file", "output_file", "vocab_file"),
+            verb="create_pretraining_data",
+        ),
     )
 }
 

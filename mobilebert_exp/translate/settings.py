@@ -59,7 +59,9 @@ def translated(script: Script, given: Given) -> Translation:
     found.refusals += [f"--{name}: {script.flags[name].refused}; without it the rest translates" for name in off]
     if missing := [name for name in script.required if name not in given]:
         raise ConfigError(f"--{missing[0]} is missing, without which {script.name} does not start; add it")
-    if not found.refusals:
+    if script.verb:
+        _data(script, given, found)
+    elif not found.refusals:
         CHOOSE[script.name](given, found)
         _model(given, found)
         _hardware(given, found)
@@ -139,6 +141,22 @@ def _above(place: str, folder: str) -> Text:
     """The place in which the folder lies, if `place` is that folder; else empty."""
     match = re.fullmatch(rf"(?:(.*(?<!/))/)?{folder}", place)
     return Text("" if match is None else "." if match[1] is None else match[1] or "/")
+
+
+def _data(script: Script, given: Given, found: Translation) -> None:
+    """Flag by flag; what the original writes to a bucket as a file becomes a folder of shards there."""
+    for name, flag in script.flags.items():
+        if name in given:
+            value = given[name]
+            found.settings[flag.key] = value if isinstance(value, str) else str(value).lower()
+    if GS in found.settings["output_file"]:
+        place = found.settings["output_dir"] = found.settings.pop("output_file")
+        if "," in place:
+            found.refusals.append("--output_file: in a bucket there is one folder of shards; name one")
+        found.notes.append(f"{shown(place)} becomes a folder of shards; {shown(place)}/*.tfrecord names them")
+    found.notes.append(
+        "texts that are not UTF-8 are refused, where the original drops bytes without a word; bad_bytes=drop does the same"
+    )
 
 
 CHOOSE = {"run_squad.py": _squad, "run_classifier.py": _classifier}
