@@ -5,27 +5,30 @@
     output_file=FILES       the names of the files to write, commas between
     vocab_file=FILE         a WordPiece vocabulary
 
-The others, and their defaults, are those of the original; `bad_bytes=drop` takes texts that are not UTF-8. A command
-that was killed goes on where it was, when it is given again.
+The others, and their defaults, are those of the original; `bad_bytes=drop` takes texts that are not UTF-8, `workers=N`
+limits the processes, `cache_dir=FOLDER` keeps what is on its way to a bucket, and `beam='--runner=… …'` hands the work
+to Apache Beam, with these options. A command that was killed goes on where it was, when it is given again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mobilebert_exp.checks import folder, place
+from mobilebert_exp.data import cache as cache_folders
 from mobilebert_exp.data import casing, parallel, records, sources
 from mobilebert_exp.data.pretraining import feature_files, inputs
-from mobilebert_exp.data.pretraining.build import Text
-from mobilebert_exp.data.pretraining.feature_files import FeatureFiles
+from mobilebert_exp.data.pretraining.build import Counts, Text
 from mobilebert_exp.data.pretraining.settings import BadBytes, Settings, check
+from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError, UserError
 from mobilebert_exp.spelling import nearest
 from mobilebert_exp.storage import folders
@@ -42,12 +45,13 @@ class Asked:
 
     input_file: str
     vocab_file: str
+    settings: Settings
     output_dir: str = ""
     output_file: str = ""
     do_lower_case: bool = True
     cache_dir: str = CACHE
     workers: int | None = None
-    settings: Settings = Settings()
+    beam: str = ""
 
 
 def _truth(text: str) -> bool:
@@ -62,7 +66,7 @@ def _some(text: str) -> int:
 
 
 _PLACES: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("input_file", "vocab_file", "output_dir", "output_file", "cache_dir"), str),
+    **dict.fromkeys(("input_file", "vocab_file", "output_dir", "output_file", "cache_dir", "beam"), str),
     **{"do_lower_case": _truth, "workers": _some},
 }
 _SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {  # flags, and what they are called in `Settings`
@@ -90,13 +94,13 @@ def main(arguments: list[str]) -> int:
     try:
         asked = _asked(arguments)
         with parallel.shared_among(asked.workers):
-            found, places = _made(asked)
+            told = _by_beam(asked) if asked.beam else _made(asked)
     except UserError as mistake:
         text = str(mistake)
         for theirs, ours in _OUR_WORDS.items():
             text = text.replace(theirs, ours)
         raise type(mistake)(text) from None
-    print(_told(found, places, seconds=time.monotonic() - started))
+    print(f"{told}\nseconds        {time.monotonic() - started:.1f}")
     return 0
 
 
@@ -119,15 +123,26 @@ def _asked(arguments: Sequence[str]) -> Asked:
         if name not in given:
             raise ConfigError(f"{name} is missing; write {name}=FILE")
     if ("output_dir" in given) == ("output_file" in given):
-        raise ConfigError("output_dir names a folder for the shards, output_file the files themselves; give one of them")
+        raise ConfigError("output_dir names a folder for shards, output_file the files themselves; give one of them")
     check(Settings(**settings))
     return Asked(**given, settings=Settings(**settings))
 
 
-def _made(asked: Asked) -> tuple[FeatureFiles, list[str]]:
-    cache = Path(folder("cache_dir", asked.cache_dir, instead="output_dir"))
-    vocabulary = sources.fetched(asked.vocab_file, cache_dir=cache)
-    tokenizer = casing.tokenizer(vocabulary, lower_case=asked.do_lower_case)
+def _by_beam(asked: Asked) -> str:
+    """The work of `_made` as a pipeline, to a folder that Beam can write."""
+    from mobilebert_exp.data.pretraining import beam
+
+    if not asked.output_dir:
+        raise ConfigError("beam writes shards into a folder; name it in output_dir, in place of output_file")
+    counts = beam.run(
+        asked.input_file, asked.output_dir, _tokenizer(asked), asked.settings, options=shlex.split(asked.beam)
+    )
+    return _told(counts, [asked.output_dir])
+
+
+def _made(asked: Asked) -> str:
+    cache = _cache(asked)
+    tokenizer = _tokenizer(asked)
     texts = inputs.files(asked.input_file, cache_dir=cache, key="input_file")
     if feature_files.are_records(texts[0]):
         raise ConfigError(f"input_file: {texts[0]} holds records already; name texts")
@@ -140,22 +155,32 @@ def _made(asked: Asked) -> tuple[FeatureFiles, list[str]]:
     )
     if outputs:
         files = [Path(folder("output_file", name, instead="output_dir")) for name in outputs]
-        return _in_files(files, text), [str(file) for file in files]
+        return _told(_in_files(files, text), [str(file) for file in files])
     if asked.output_dir.startswith(GS):
-        return _in_bucket(Place.parse(asked.output_dir, key="output_dir"), text, cache=cache), [asked.output_dir]
+        place_in_bucket = Place.parse(asked.output_dir, key="output_dir")
+        return _told(_in_bucket(place_in_bucket, text, cache=cache), [str(place_in_bucket)])
     there = Path(place("output_dir", asked.output_dir))
-    return feature_files.made_in(there, text), [str(there)]
+    return _told(feature_files.made_in(there, text).counts, [str(there)])
 
 
-def _in_bucket(place: Place, text: Text, *, cache: Path) -> FeatureFiles:
+def _cache(asked: Asked) -> Path:
+    return Path(folder("cache_dir", asked.cache_dir, instead="output_dir"))
+
+
+def _tokenizer(asked: Asked) -> Tokenizer:
+    vocabulary = sources.fetched(asked.vocab_file, cache_dir=_cache(asked))
+    return casing.tokenizer(vocabulary, lower_case=asked.do_lower_case)
+
+
+def _in_bucket(place: Place, text: Text, *, cache: Path) -> Counts | None:
     """Made in the cache, then uploaded as far as it is not there; the manifest last, as a sign that all is."""
     found = feature_files.made(text, cache_dir=cache)
     here = found.files[0].parent
-    folders.upload(here, place, names=folders.files_of(here), last=("manifest.json",))
-    return found
+    folders.upload(here, place, names=folders.files_of(here), last=(cache_folders.MANIFEST,))
+    return found.counts
 
 
-def _in_files(files: Sequence[Path], text: Text) -> FeatureFiles:
+def _in_files(files: Sequence[Path], text: Text) -> Counts | None:
     """Made in a folder beside the first file, then joined, in order, to as many files as are named."""
     beside = files[0].with_name(f".{files[0].name}.parts")
     found = feature_files.made_in(beside, text)
@@ -167,7 +192,7 @@ def _in_files(files: Sequence[Path], text: Text) -> FeatureFiles:
     shutil.rmtree(beside)
     with contextlib.suppress(FileNotFoundError):
         beside.with_name(f".{beside.name}.lock").unlink()
-    return found
+    return found.counts
 
 
 def _content(files: Sequence[Path]) -> Iterator[bytes]:
@@ -177,15 +202,14 @@ def _content(files: Sequence[Path]) -> Iterator[bytes]:
                 yield content
 
 
-def _told(found: FeatureFiles, places: Sequence[str], *, seconds: float) -> str:
-    counts = found.counts
+def _told(counts: Counts | None, places: Sequence[str]) -> str:
     assert counts is not None, "made of texts"
-    figures: Mapping[str, str] = {
+    figures = {
         "documents": f"{counts.documents:,}",
         "sentences": f"{counts.sentences:,}",
         "records": f"{counts.records:,}",
         "random next": f"{counts.random_next / counts.records:.1%}",
         "masked tokens": f"{counts.masked:,}",
-        "seconds": f"{seconds:.1f}",
+        "written to": ", ".join(places),
     }
-    return "\n".join([*(f"{name:<13}  {figure}" for name, figure in figures.items()), *places])
+    return "\n".join(f"{name:<13}  {figure}" for name, figure in figures.items())

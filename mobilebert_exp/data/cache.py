@@ -19,11 +19,11 @@ from typing import Any
 
 from mobilebert_exp.data import shared
 from mobilebert_exp.errors import DataError, MissingDataError, OutputError
-from mobilebert_exp.files import making, write_json
+from mobilebert_exp.files import making, write_text
 
 _LOG = logging.getLogger(__name__)
-_MANIFEST = "manifest.json"
-_BEGUN = "begun.json"  # in a folder that a person named: what is being made in it
+MANIFEST = "manifest.json"
+BEGUN = "begun.json"  # in a folder that a person named: what is being made in it
 _CHEAP_BYTES = 64 * 2**20  # hashed whenever found, in about 0.1 s; of larger folders only the sizes are checked
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -95,9 +95,7 @@ def cached(
         return folder, _metadata(folder)
 
 
-def filled(
-    folder: Path, *, key: Mapping[str, object], build: Callable[[Path], Metadata], parts: Parts
-) -> Metadata:
+def filled(folder: Path, *, key: Mapping[str, object], build: Callable[[Path], Metadata], parts: Parts) -> Metadata:
     """As `cached`, in a folder that a person named; what it holds of the same key is kept.
 
     Raises:
@@ -106,17 +104,13 @@ def filled(
     with making(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            begun = json.loads(json.dumps({"key": dict(key), "code": _code_digest()}))
-            if (folder / _MANIFEST).is_file():
-                if json.loads((folder / _MANIFEST).read_text(encoding="utf-8")).get("key") != begun["key"]:
-                    raise _occupied(folder, "data of other texts, another vocabulary or other settings")
+            whole, note = folder / MANIFEST, folder / BEGUN
+            check_free(str(folder), key=key, whole=_text(whole), begun=_text(note))
+            if whole.is_file():
                 return _metadata(folder)
-            note = folder / _BEGUN
-            if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != begun:
-                raise _occupied(folder, "the beginning of other data, or of another version's")
             if not note.is_file() and any(not path.name.startswith(".") for path in folder.iterdir()):
-                raise _occupied(folder, "other files")
-            write_json(note, begun)
+                raise _occupied(str(folder), "other files")
+            write_text(note, begun(key))
             metadata = build(folder)
             _seal(folder, key=key, metadata=metadata, files=parts.described(folder))
             note.unlink()
@@ -127,7 +121,28 @@ def filled(
     return metadata
 
 
-def _occupied(folder: Path, what: str) -> OutputError:
+def begun(key: Mapping[str, object]) -> str:
+    """What a folder says that is being filled: what with, and by which code."""
+    return json.dumps({"key": dict(key), "code": _code_digest()}, indent=1) + "\n"
+
+
+def check_free(folder: str, *, key: Mapping[str, object], whole: str | None, begun: str | None) -> None:
+    """Raises OutputError where the manifest of a folder, or its `begun`, tells of something else than `key`."""
+    wanted = json.loads(json.dumps({"key": dict(key), "code": _code_digest()}))
+    try:
+        if whole is not None and json.loads(whole)["key"] != wanted["key"]:
+            raise _occupied(folder, "data of other texts, another vocabulary or other settings")
+        if whole is None and begun is not None and json.loads(begun) != wanted:
+            raise _occupied(folder, "the beginning of other data, or of another version's")
+    except (LookupError, TypeError, json.JSONDecodeError):
+        raise _occupied(folder, "something else under these names") from None
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _occupied(folder: str, what: str) -> OutputError:
     return OutputError(f"{folder} holds {what}; choose another folder, or delete what is there")
 
 
@@ -153,9 +168,7 @@ class _DamagedError(Exception):
     """A cached folder is not what was put there."""
 
 
-def _build(
-    folder: Path, *, key: Mapping[str, object], build: Callable[[Path], Metadata], parts: Parts | None
-) -> None:
+def _build(folder: Path, *, key: Mapping[str, object], build: Callable[[Path], Metadata], parts: Parts | None) -> None:
     temporary = folder.with_name(f".{folder.name}.tmp")
     if parts is None:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: ours is the lock
@@ -184,8 +197,13 @@ def _seal(folder: Path, *, key: Mapping[str, object], metadata: Metadata, files:
     """Writes the manifest, which says that all is there."""
     for path in folder.rglob("*"):
         _sync(path)
-    write_json(folder / _MANIFEST, {"key": dict(key), "metadata": metadata, "files": files})
+    write_text(folder / MANIFEST, manifest(key=key, metadata=metadata, files=files))
     _sync(folder)
+
+
+def manifest(*, key: Mapping[str, object], metadata: Metadata, files: Files) -> str:
+    """What a whole folder's manifest says."""
+    return json.dumps({"key": dict(key), "metadata": metadata, "files": files}, indent=1) + "\n"
 
 
 def _taken(folder: Path) -> bool:
@@ -217,7 +235,7 @@ def _sync(path: Path) -> None:
 def _metadata(folder: Path) -> Metadata:
     """Compares a folder with its manifest; raises _DamagedError with what is wrong."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, dict[str, Any]] = manifest["files"]
         is_cheap = sum(expected["bytes"] for expected in files.values()) <= _CHEAP_BYTES
         for name, expected in files.items():
@@ -230,7 +248,7 @@ def _metadata(folder: Path) -> Metadata:
     except (OSError, DataError) as error:
         raise _DamagedError(str(error)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _DamagedError(f"{_MANIFEST} is not readable") from None
+        raise _DamagedError(f"{MANIFEST} is not readable") from None
     return metadata
 
 

@@ -155,7 +155,7 @@ def _data(script: Script, given: Given, found: Translation) -> None:
             found.refusals.append("--output_file: in a bucket there is one folder of shards; name one")
         found.notes.append(f"{shown(place)} becomes a folder of shards; {shown(place)}/*.tfrecord names them")
     found.notes.append(
-        "texts that are not UTF-8 are refused, where the original drops bytes without a word; bad_bytes=drop does the same"
+        "texts that are not UTF-8 are refused, where the original drops such bytes; bad_bytes=drop does so too"
     )
 
 

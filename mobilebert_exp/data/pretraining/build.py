@@ -62,8 +62,14 @@ class Shard:
 class Made:
     """What a group became."""
 
+    group: int
     counts: Counts
     shards: tuple[Shard, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the note that says so."""
+        return note_name(self.group)
 
     def text(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -71,7 +77,13 @@ class Made:
     @classmethod
     def parse(cls, text: str) -> Made:
         record = json.loads(text)
-        return cls(counts=Counts(**record["counts"]), shards=tuple(Shard(**each) for each in record["shards"]))
+        shards = tuple(Shard(**each) for each in record["shards"])
+        return cls(group=record["group"], counts=Counts(**record["counts"]), shards=shards)
+
+
+def note_name(group: int) -> str:
+    """The note of a group, which is written when its shards are whole."""
+    return f"{NOTES}/{group:05d}.json"
 
 
 class Disk(Protocol):
@@ -113,8 +125,7 @@ class Writer:
     disk: Disk
 
     def __call__(self, group: Group) -> Made:
-        note = f"{NOTES}/{group.number:05d}.json"
-        found = self.disk.note(note)
+        found = self.disk.note(note_name(group.number))
         if found is not None:
             return Made.parse(found)
         texts = (self.disk.read(*segment) for segment in group.segments)
@@ -127,8 +138,8 @@ class Writer:
             self.disk.write(tally.name, tally.watched(made(block, self.tokenizer, self.settings, rng)))
             shards.append(tally.shard())
             counts += tally.counts
-        result = Made(counts=counts, shards=tuple(shards))
-        self.disk.write(note, [result.text().encode()])
+        result = Made(group=group.number, counts=counts, shards=tuple(shards))
+        self.disk.write(result.name, [result.text().encode()])
         return result
 
 
@@ -243,8 +254,8 @@ def warnings(text: Text) -> Iterator[str]:
         yield found
     if cut := text.corpus.cut_documents:
         yield (
-            f"{cut} places amid documents of more than {corpora.MOST_SEGMENT // 1024} KiB were cut; blank lines between "
-            "documents keep texts apart"
+            f"documents of more than {corpora.MOST_SEGMENT // 1024} KiB are cut, in {cut} places; "
+            "put blank lines between documents"
         )
     if dropped := text.corpus.dropped:
         yield f"bytes that are not UTF-8 are dropped in {len(dropped)} files, the first of them {dropped[0]}"
@@ -255,10 +266,19 @@ def check_counts(counts: Counts) -> None:
     if not counts.records:
         raise DataError("the texts hold no sentence; name files with one sentence a line")
     if counts.documents == 1:
-        log.warning("the text is one document, so no next sentence is from another one; put blank lines between documents")
+        log.warning("the text is one document, and random sentences are its own; put blank lines between documents")
 
 
-def shards(folder: Path) -> list[Shard]:
-    """The finished files of a folder that `build` filled, in the order in which they are read."""
-    notes = [Made.parse(path.read_text(encoding="utf-8")) for path in sorted((folder / NOTES).glob("*.json"))]
-    return sorted((shard for note in notes for shard in note.shards), key=lambda shard: shard.name)
+def notes(folder: Path) -> list[Made]:
+    """What the groups of a folder that `build` filled became."""
+    return [Made.parse(path.read_text(encoding="utf-8")) for path in (folder / NOTES).glob("*.json")]
+
+
+def files_of(notes: Iterable[Made]) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of all that `Writer` wrote, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for note in notes:
+        content = note.text().encode()
+        found[note.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        found |= {shard.name: {"bytes": shard.bytes, "sha256": shard.sha256} for shard in note.shards}
+    return dict(sorted(found.items()))

@@ -130,9 +130,7 @@ def local_sizes(files: Sequence[Path]) -> dict[str, int]:
     return sizes
 
 
-def surveyed(
-    sizes: dict[str, int], *, read: Read = local_read, workers: int | None = None
-) -> tuple[Surveyed, ...]:
+def surveyed(sizes: dict[str, int], *, read: Read = local_read, workers: int | None = None) -> tuple[Surveyed, ...]:
     """The pieces of files, surveyed on every core; raises DataError for a line of more than `LINE_BYTES`."""
     with closing(parallel.ordered(Survey(read), pieces(sizes), workers=workers)) as found:
         return tuple(found)
@@ -173,7 +171,7 @@ def _lines(piece: Piece, read: Read) -> tuple[int, bytes]:
     """The lines that begin in a piece, and the byte at which the first of them does."""
     first, content = piece.start, read(piece.path, max(piece.start - 1, 0), piece.stop)
     if piece.start:
-        before, newline, content = content.partition(b"\n")
+        before, _, content = content.partition(b"\n")
         first = piece.start + len(before)
     if content and not content.endswith(b"\n"):
         rest = read(piece.path, piece.stop, piece.stop + LINE_BYTES)

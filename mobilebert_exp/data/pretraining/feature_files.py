@@ -1,4 +1,4 @@
-"""Feature files for pre-training: made here and kept in the cache, or named by a person, whichever script wrote them."""
+"""Feature files for pre-training: made here and kept in the cache, or named by a person, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -82,13 +82,8 @@ def filled(folder: Path, text: Text, *, name: str) -> dict[str, Any]:
 
 
 def described(folder: Path) -> cache.Files:
-    """What the files of a finished folder are, as its notes say; the notes themselves are read."""
-    shards = {shard.name: {"bytes": shard.bytes, "sha256": shard.sha256} for shard in building.shards(folder)}
-    notes = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": cache.file_digest(path)}
-        for path in sorted((folder / building.NOTES).iterdir())
-    }
-    return shards | notes
+    """What the files of a finished folder are, as its notes say."""
+    return building.files_of(building.notes(folder))
 
 
 def _found(folder: Path, metadata: dict[str, Any], text: Text) -> FeatureFiles:
@@ -179,10 +174,11 @@ def _check_names(path: Path, record: dict[str, Values]) -> None:
 def _check_vocabulary(files: Sequence[Path], sizes: Iterable[tuple[int, ...]], tokenizer: Tokenizer) -> None:
     for _, _, begin, largest in sizes:
         if largest >= len(tokenizer.vocabulary) or begin != tokenizer.cls_id:
-            what = f"id {largest}" if largest >= len(tokenizer.vocabulary) else f"records that begin with id {begin}"
+            size = len(tokenizer.vocabulary)
+            what = f"id {largest}" if largest >= size else f"records that begin with id {begin}"
             raise DataError(
-                f"{_shown(files)}: made with another vocabulary ({what}, and this one has {len(tokenizer.vocabulary):,} "
-                f"entries, [CLS] being {tokenizer.cls_id}); name the one they were made with in task.vocab_file"
+                f"{_shown(files)}: made with another vocabulary ({what}, and this one has {size:,} entries, [CLS] is "
+                f"{tokenizer.cls_id}); name the one they were made with in task.vocab_file"
             )
 
 

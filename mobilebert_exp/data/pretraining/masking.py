@@ -182,10 +182,9 @@ def _by_word(
     return _rising(np.broadcast_to(np.arange(length), (rows, length)), chosen_NL, settings), masked_N
 
 
-def _replaced(
-    labels_NP: NDArray[np.int32], vocabulary: Vocabulary, rng: np.random.Generator
-) -> NDArray[np.int32]:
+def _replaced(labels_NP: NDArray[np.int32], vocabulary: Vocabulary, rng: np.random.Generator) -> NDArray[np.int32]:
     """What stands in place of each token: [MASK], the token, or any entry of the vocabulary."""
     coin_NP = rng.random(labels_NP.shape)
     random_NP = rng.integers(0, vocabulary.size, size=labels_NP.shape, dtype=np.int32)
-    return np.where(coin_NP < MASKED, vocabulary.mask_id, np.where(coin_NP < KEPT, labels_NP, random_NP)).astype(np.int32)
+    other_NP = np.where(coin_NP < KEPT, labels_NP, random_NP)
+    return np.where(coin_NP < MASKED, np.int32(vocabulary.mask_id), other_NP)

@@ -1,4 +1,4 @@
-"""What pre-training data are made with: the flags of the original `create_pretraining_data.py`, and what they may be."""
+"""What pre-training data are made with: flags of the original `create_pretraining_data.py`, and what they may be."""
 
 from __future__ import annotations
 
@@ -85,9 +85,10 @@ def advice(settings: Settings, *, section: str = "") -> str | None:
     most = settings.max_predictions_per_seq
     if most >= wanted:
         return None
+    length = settings.max_seq_length
     return (
-        f"{section}max_predictions_per_seq={most} masks {most / settings.max_seq_length:.1%} of {settings.max_seq_length} "
-        f"tokens, and {section}masked_lm_prob={settings.masked_lm_prob} asks for {wanted}: raise it to {wanted}"
+        f"{section}max_predictions_per_seq={most} masks {most / length:.1%} of {length} tokens, and "
+        f"{section}masked_lm_prob={settings.masked_lm_prob} asks for {wanted}: raise it to {wanted}"
     )
 
 
