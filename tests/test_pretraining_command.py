@@ -53,10 +53,10 @@ def test_the_files_of_the_original_command(flags: list[str], tmp_path: Path) -> 
     counts = [example_reading.count(name) for name in names]
     assert min(counts) > 0
     assert figures["records"] == f"{sum(counts):,}"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing is left beside them"
     here(VERB, *flags, f"output_dir={tmp_path}/out", "dupe_factor=7", "do_whole_word_mask=true")
     whole = b"".join(file.read_bytes() for file in sorted((tmp_path / "out").glob("*.tfrecord")))
     assert b"".join(Path(name).read_bytes() for name in names) == whole
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing is left beside them"
 
 
 @pytest.mark.usefixtures("cloud")
@@ -91,8 +91,8 @@ MISTAKES = {
     "input_file=TMP/bad.txt": "1 file is not UTF-8 text: TMP/bad.txt (line 1, byte 0: not UTF-8); leave out what is no "
     "text, convert the rest (iconv -f ISO-8859-1 -t UTF-8), or set bad_bytes=drop, as the original does",
     "input_file=TMP/empty.txt": "the texts hold no sentence; name files with one sentence a line",
-    "vocab_file=TMP/none": "vocabulary TMP/none cannot be read (No such file or directory); name a BERT vocabulary in "
-    "vocab_file",
+    "vocab_file=TMP/none": "vocabulary TMP/none cannot be read (No such file or directory); name a BERT vocabulary "
+    "in vocab_file",
     "do_lower_case=false": "do_lower_case=false does not fit vocabulary TMP/vocab.txt: none of its pieces has a capital "
     "letter, so every word with one would be unknown; set do_lower_case=true",
     "cache_dir=gs://b/x": "cache_dir=gs://b/x is no folder of this machine; name one, and set output_dir=gs://b/x",
@@ -151,8 +151,8 @@ def test_an_original_command_does_the_same_here(tmp_path: Path) -> None:
     assert ended.code == 0
     assert ended.out == (
         f"python -m mobilebert_exp create_pretraining_data input_file={tmp_path}/sample_text.txt "
-        f"output_file={tmp_path}/tf_examples.tfrecord vocab_file={tmp_path}/vocab.txt do_lower_case=true max_seq_length=128 "
-        "max_predictions_per_seq=20 masked_lm_prob=0.15 random_seed=12345 dupe_factor=5\n"
+        f"output_file={tmp_path}/tf_examples.tfrecord vocab_file={tmp_path}/vocab.txt do_lower_case=true "
+        "max_seq_length=128 max_predictions_per_seq=20 random_seed=12345 dupe_factor=5 masked_lm_prob=0.15\n"
     )
     assert "bad_bytes=drop" in ended.err
     ran = here(*shlex.split(ended.out)[3:])

@@ -27,7 +27,7 @@ SPECIAL = (TOKENIZER.cls_id, TOKENIZER.sep_id, TOKENIZER.pad_id)
 @functools.cache
 def million() -> Block:
     """About a million tokens in documents of thousands of sentences, so that the ends of documents hardly count."""
-    texts = documents.documents(30, sentences=(2300, 2700))
+    texts = documents.documents(3, sentences=(2300, 2700)) * 10
     return pairs.tokenised([documents.text(texts).encode()], TOKENIZER)
 
 
@@ -106,8 +106,9 @@ def test_a_text_that_follows_does_and_a_random_one_is_from_another_document() ->
     assert (a_stop[follows] == b_start[follows]).all()
     assert (document_a[~follows] != document_b[~follows]).all()
     assert (np.searchsorted(bounds, b_stop - 1, side="right") == document_b).all()
-    counts = np.bincount(document_b[~follows], minlength=len(bounds))
-    assert (counts[1:] > 0).mean() > 0.95, "every document gives random texts"
+    counts = np.bincount(document_b[~follows], minlength=len(bounds))[1:]
+    mean = counts.mean()
+    assert abs(((counts - mean) ** 2).sum() / mean - len(counts)) < 5 * math.sqrt(2 * len(counts)), "all alike"
 
 
 def test_half_of_the_pairs_are_random() -> None:
@@ -132,12 +133,12 @@ def test_the_only_document_is_its_own_random_one() -> None:
 
 def test_a_share_of_the_documents_is_cut_short() -> None:
     """With a sentence a token, a pair that goes on has just as many tokens as were aimed at."""
-    lines = "\n\n".join("\n".join(["bada"] * 700) for _ in range(2000))
+    lines = "\n\n".join("\n".join(["bada"] * 250) for _ in range(1500))
     block = pairs.tokenised([lines.encode()], TOKENIZER)
     settings = Settings(max_seq_length=67, short_seq_prob=0.1)
     found_N5 = pairs.paired(block, settings, np.random.default_rng(5))
     follows_N5 = found_N5[found_N5[:, 4] == 0]
-    _, first = np.unique(follows_N5[:, 0] // 700, return_index=True)
+    _, first = np.unique(follows_N5[:, 0] // 250, return_index=True)
     sizes = follows_N5[first, 3] - follows_N5[first, 0]
     short = sizes[sizes < settings.room]
     assert is_about(len(short), len(sizes), 0.1 * (1 - 1 / (settings.room - 1)))
@@ -169,7 +170,7 @@ def test_rows_are_laid_out_as_the_original_lays_them(whole_word: bool) -> None:
     settings = Settings(whole_word_mask=whole_word)
     found_N5, rows = rows_of(few(), settings)
     tokens = few().tokens
-    assert len(found_N5) > 1000
+    assert len(found_N5) > 500
     for row, (a_start, a_stop, b_start, b_stop, is_random) in enumerate(found_N5.tolist()):
         ids = rows.ids_NL[row].copy()
         count = int(rows.masked_N[row])
