@@ -36,7 +36,8 @@ def original(folder: Path, text: Path, *, settings: Settings = SETTINGS, names: 
 
     tokenizer = tokenization.FullTokenizer(str(documents.vocabulary(folder)), do_lower_case=True)
     instances = script.create_training_instances(
-        [str(text)], tokenizer, script.get_processor_text_fn(False, True), settings.max_seq_length, settings.dupe_factor,
+        [str(text)], tokenizer, script.get_processor_text_fn(False, True),
+        settings.max_seq_length, settings.dupe_factor,
         settings.short_seq_prob, settings.masked_lm_prob, settings.max_predictions_per_seq,
         random.Random(settings.random_seed), settings.whole_word_mask,
     )  # fmt: skip
@@ -203,14 +204,14 @@ def test_newer_names_and_other_lengths_are_refused(tmp_path: Path) -> None:
     (short,) = original(tmp_path, text, names=["short"], settings=Settings(max_seq_length=64, dupe_factor=1))
     _refused(
         [long, short],
-        f"{long} and 1 more: records of different lengths (64 tokens and 20 predictions, 128 tokens and 20 predictions); "
-        "name files that were made alike",
+        f"{long} and 1 more: records of different lengths (64 tokens and 20 predictions, "
+        "128 tokens and 20 predictions); name files that were made alike",
     )
     with pytest.raises(DataError) as error:
         inputs.made([long], TOKENIZER, Settings(max_seq_length=512), cache_dir=tmp_path)
     assert str(error.value) == (
-        f"{long}: its records have max_seq_length=128 and max_predictions_per_seq=20, and 512 and 20 are asked for; set "
-        "those of the records"
+        f"{long}: its records have max_seq_length=128 and max_predictions_per_seq=20, and 512 and 20 are asked for; "
+        "set those of the records"
     )
     with pytest.raises(
         DataError, match=r"^task\.train_file: .*long holds records and .*a\.txt does not; name files of"

@@ -42,7 +42,7 @@ def count(path: str | Path) -> int:
         while head := file.read(HEAD_BYTES):
             at = _end(head, at, path, found)
             if at > size:
-                raise DataError(f"{path} ends within record {found + 1}; fetch or make it anew")
+                raise _cut(path, found)
             file.seek(at)
             found += 1
     return found
@@ -59,7 +59,8 @@ def first(path: str | Path, *, limit: int) -> Iterator[dict[str, Values]]:
                 return
             end = _end(head, at, path, number)
             record = file.read(end - at - HEAD_BYTES - TAIL_BYTES)
-            file.seek(end)
+            if len(file.read(TAIL_BYTES)) < TAIL_BYTES:
+                raise _cut(path, number)
             at = end
             try:
                 yield parsed(record)
@@ -81,6 +82,10 @@ def opened(path: Path, *, compressed: bool = False) -> BinaryIO:
         file.close()
         raise DataError(f"{path} is compressed; unpack it (gunzip -S '' FILE), or write it without compression")
     return file
+
+
+def _cut(path: Path, before: int) -> DataError:
+    return DataError(f"{path} ends within record {before + 1}; fetch or make it anew")
 
 
 def _end(head: bytes, at: int, path: Path, number: int) -> int:

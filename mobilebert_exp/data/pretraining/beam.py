@@ -8,6 +8,7 @@ Texts are read in ranges and shards written whole through Beam's file systems, s
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,9 @@ from mobilebert_exp.data.pretraining.build import Counts, Made, Text, Writer
 from mobilebert_exp.data.pretraining.corpus import Corpus, Group, Piece, Survey, Surveyed
 from mobilebert_exp.data.pretraining.settings import Settings
 from mobilebert_exp.data.tokenizer import Tokenizer
-from mobilebert_exp.errors import ConfigError, DataError, MissingDataError, OutputError
+from mobilebert_exp.errors import ConfigError, DataError, MissingDataError, OutputError, UserError
+
+_WHERE = re.compile(r" \[while running '.*'\]$")  # what Beam adds to a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +151,11 @@ def run(patterns: str, folder: str, tokenizer: Tokenizer, settings: Settings, *,
         ) from None
     disk = BeamDisk(folder)
     _made_folders(folder)
-    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
-        _wired(pipeline, sizes(patterns), disk, tokenizer, settings)
+    try:
+        with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+            _wired(pipeline, sizes(patterns), disk, tokenizer, settings)
+    except UserError as mistake:
+        raise type(mistake)(_WHERE.sub("", str(mistake))) from None
     made = json.loads(disk.note(cache.MANIFEST) or "{}")
     return Counts(**made["metadata"])
 
