@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import features, first_step, input_pipeline, report, startup, step_time, tokenizers
+from benchmarks import features, first_step, input_pipeline, pretraining_data, report, startup, step_time, tokenizers
 from benchmarks.measurement import Comparison
 from benchmarks.processes import BenchmarkError
 
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "tokenizers": tokenizers,
     "features": features,
     "input_pipeline": input_pipeline,
+    "pretraining_data": pretraining_data,
 }
 
 

@@ -31,7 +31,7 @@ def batch_of(settings: Settings, *, rows: int) -> tuple[dict[str, tf.Tensor], np
     before_NL = made.ids_NL.copy()
     row_N = np.broadcast_to(np.arange(len(before_NL))[:, None], is_masked_NP.shape)[is_masked_NP]
     before_NL[row_N, made.positions_NP[is_masked_NP]] = made.labels_NP[is_masked_NP]
-    columns = {
+    columns: dict[str, np.ndarray] = {
         **{"input_ids": made.ids_NL, "input_mask": mask_NL, "masked_lm_positions": made.positions_NP},
         **{"masked_lm_ids": made.labels_NP, "next_sentence_labels": made.is_random_N[:, None]},
     }

@@ -73,8 +73,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert contents(tmp_path / "beam") == locally(tmp_path / "local", *files)
     other = here("create_pretraining_data", *ways, f"output_dir={tmp_path}/beam", "random_seed=1")
     assert other.err == (
-        f"error: {tmp_path}/beam holds data of other texts, another vocabulary or other settings; choose another folder, "
-        "or delete what is there\n"
+        f"error: {tmp_path}/beam holds data of other texts, another vocabulary or other settings; choose another "
+        "folder, or delete what is there\n"
     )
     named = here("create_pretraining_data", *ways, f"output_file={tmp_path}/x.tfrecord")
     assert named.err == "error: beam writes shards into a folder; name it in output_dir, in place of output_file\n"
@@ -84,8 +84,8 @@ def test_the_command(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("none*", "input_file=TMP/none* means no file; name files that are there"),
-        ("bad.txt", "1 file is not UTF-8 text: TMP/bad.txt (line 1, byte 0: not UTF-8); leave out what is no text, convert "
-                    "the rest (iconv -f ISO-8859-1 -t UTF-8), or set bad_bytes=drop, as the original does"),
+        ("bad.txt", "1 file is not UTF-8 text: TMP/bad.txt (line 1, byte 0: not UTF-8); leave out what is no text, "
+                    "convert the rest (iconv -f ISO-8859-1 -t UTF-8), or set bad_bytes=drop, as the original does"),
         ("empty.txt", "the texts hold no sentence; name files with one sentence a line"),
     ],
 )  # fmt: skip
