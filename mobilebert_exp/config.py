@@ -77,6 +77,7 @@ class TrackerKind(enum.Enum):
 
 class OptimizerKind(enum.Enum):
     adamw = "adamw"
+    lamb = "lamb"
 
 
 class Resume(enum.Enum):
@@ -151,7 +152,7 @@ class ModelConfig:
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW as the original: no bias correction, decay off on norms and biases, one global clip.
+    """AdamW or LAMB as the original: no bias correction, decay off on norms and biases, one global clip.
 
     The learning rate rises linearly over the warm-up and then falls polynomially to `end_learning_rate_ratio` of
     its peak. `warmup_steps` wins over `warmup_proportion`.
@@ -215,6 +216,10 @@ class TaskConfig:
         at_least("task", 1, **_integers(self, of=TaskConfig))
         positive("task", num_train_epochs=self.num_train_epochs)
         self.vocab_file = optional_place("task.vocab_file", self.vocab_file)
+
+    def train_batches(self) -> dict[str, int]:
+        """Global batches of training by their keys; a task with phases of its own may have several."""
+        return {"global_batch_size": self.global_batch_size}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -371,8 +376,9 @@ class ExperimentConfig:
         """
         parts = num_replicas * self.trainer.gradient_accumulation_steps
         accumulated = "" if parts == num_replicas else " x trainer.gradient_accumulation_steps"
+        trained = [(name, size, parts, f"replicas{accumulated}") for name, size in self.task.train_batches().items()]
         for name, size, count, origin in (
-            ("global_batch_size", self.task.global_batch_size, parts, f"replicas{accumulated}"),
+            *trained,
             ("eval_batch_size", self.task.eval_batch_size, num_replicas, "replicas"),
         ):
             require(
