@@ -42,6 +42,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "modeling": ("modeling", set()),
     "tasks.base": ("task interface", {"modeling"}),
     "tasks._classification": ("task part", {"data", "sources", "modeling", "task interface"}),  # what some tasks share
+    "tasks._pretraining": ("task part", {"data", "sources", "modeling", "task interface"}),
     "tasks": ("tasks", {"data", "sources", "modeling", "task interface", "task part"}),
     "data.pipeline": ("pipeline", {"data", "task interface"}),
     "tracking.base": ("tracker interface", set()),

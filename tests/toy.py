@@ -197,7 +197,7 @@ class Steps:
 def steps(config: ExperimentConfig, task: ToyTask, *, calls: Sequence[int]) -> Steps:
     """Trains with the loop alone, `calls[i]` steps in its i-th call; neither evaluation nor checkpoints."""
     with create_strategy(config.hardware).scope():
-        (phase,) = planned(config, task)
+        phase = planned(config, task)[0]
         module = task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
         step = tf.Variable(
             0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, name="step"

@@ -89,7 +89,8 @@ def _records(features: Features) -> tf.data.Dataset:
     """Records in order; workers share each batch, not the files, so that any number of them sees the same batches."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return tf.data.TFRecordDataset([str(path) for path in features.files]).with_options(options)
+    records = tf.data.TFRecordDataset([str(path) for path in features.files])
+    return records.take(features.num_features).with_options(options)
 
 
 def _parsed(batches: tf.data.Dataset, columns: Mapping[str, Column]) -> tf.data.Dataset:

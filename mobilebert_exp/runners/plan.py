@@ -8,21 +8,23 @@ from mobilebert_exp.config import ExperimentConfig, leaves
 from mobilebert_exp.modeling.variables import STACKED, VariableSpec, parameters
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.schedule import PlannedPhase, planned
-from mobilebert_exp.tasks.base import Split
+from mobilebert_exp.tasks.base import Phased, Split
+
+EXAMPLES = {Split.train: "train examples per epoch", Split.dev: "dev examples"}
 
 
 def run(job: Job) -> Outcome:
     """Reads the data, counts, and says what would run."""
     config = job.config
-    examples = {split: job.task.num_examples(split) for split in (Split.train, Split.dev)}
+    splits = () if isinstance(job.task, Phased) else (Split.train, Split.dev)  # whose steps follow from examples
+    examples = {split: job.task.num_examples(split) for split in splits}
     phases = planned(config, job.task, num_examples=lambda: examples[Split.train])
     specs = job.task.variables(config.model)
     rows = [
         ("parameters", f"{parameters(specs):,}"),
         *_parts(specs, config),
-        ("train examples per epoch", f"{examples[Split.train]:,}"),
-        ("dev examples", f"{examples[Split.dev]:,}"),
-        *_steps(phases, num_examples=examples[Split.train]),
+        *((EXAMPLES[split], f"{count:,}") for split, count in examples.items()),
+        *_steps(phases, num_examples=examples.get(Split.train)),
         *_batches(phases, config),
     ]
     text = "\n".join(
@@ -32,12 +34,13 @@ def run(job: Job) -> Outcome:
     return Outcome(metrics=figures, text=text)
 
 
-def _steps(phases: list[PlannedPhase], *, num_examples: int) -> list[tuple[str, str]]:
-    """Of the whole run; then of each phase, where there are several."""
+def _steps(phases: list[PlannedPhase], *, num_examples: int | None) -> list[tuple[str, str]]:
+    """Of the whole run; and of each phase, where a task has its own."""
     total = phases[-1].last_step
     tokens = sum(each.phase.steps * each.phase.global_batch_size * each.phase.max_seq_length for each in phases)
-    if len(phases) > 1:
-        rows = [("steps", f"{total:,}  in {len(phases)} phases"), ("  tokens", f"{tokens:,}")]
+    if num_examples is None:
+        count = f"  in {len(phases)} phases" if len(phases) > 1 else ""
+        rows = [("steps", f"{total:,}{count}"), ("  tokens", f"{tokens:,}")]
         return rows + [row for each in phases for row in _phase(each)]
     only = phases[0]
     per_epoch = num_examples / only.phase.global_batch_size

@@ -54,7 +54,7 @@ class Features:
     Attributes:
       files: TFRecord files, in order.
       columns: what each record holds.
-      num_features: records in all files together.
+      num_features: records that are read, the first so many of all files together.
       num_examples: examples they were made from (a long SQuAD paragraph gives one example several features).
     """
 

@@ -18,7 +18,6 @@ TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")  # as absl reads them
 OTHER_WEIGHTS = "weights of other code cannot be read yet"
 EXPORT = "export to SavedModel and TFLite is not available yet"
 QUANTISATION = "quantisation is not available yet"
-PRETRAINING = "pre-training and distillation are not available yet"
 
 
 class Kind(enum.Enum):
@@ -149,35 +148,36 @@ CLASSIFIER = (
     whole("predict_batch_size", here="`task.eval_batch_size`, for `mode=predict`", default="8"),
 )
 PRETRAINING_FLAGS = (
-    *(text(name) for name in ("bert_config_file", "bert_teacher_config_file", "input_file", "output_dir")),
-    text("init_checkpoint"),
-    whole("max_seq_length", default="128"),
-    whole("max_predictions_per_seq", default="20"),
-    *(switch(name) for name in ("do_train", "do_eval")),
-    whole("train_batch_size", default="32"),
-    whole("eval_batch_size", default="8"),
-    whole("max_eval_steps", default="100"),
-    number("learning_rate", default="5e-5"),
-    whole("num_train_steps", default="100000"),
-    whole("num_warmup_steps", default="10000"),
-    whole("num_distill_steps", default="100000"),
-    whole("save_checkpoints_steps", default="1000"),
-    whole("iterations_per_loop", default="1000"),
-    switch("use_tpu"),
-    *(text(name) for name in ("tpu_name", "tpu_zone", "gcp_project", "master")),
-    whole("num_tpu_cores", default="8"),
-    switch("use_einsum", default="true"),
-    switch("use_summary"),
-    text("first_input_file"),
-    whole("first_max_seq_length", default="128"),
-    whole("first_train_batch_size"),
-    whole("first_num_train_steps", default="0"),
-    text("optimizer", default="adamw"),
-    switch("layer_wise_warmup"),
-    number("distill_temperature", default="1.0"),
-    number("distill_ground_truth_ratio", default="1.0"),
-    *(number(f"{part}_distill_factor", default="0.0") for part in ("attention", "hidden", "gamma", "beta")),
-    number("weight_decay_rate", default="0.01"),
+    text("bert_teacher_config_file", here="`task=distill`, which has the published teacher; else `task=pretrain`"),
+    text("input_file", "task.train_file", here="and `task.dev_file`: the original evaluates on what it trains on"),
+    whole("max_seq_length", "task.max_seq_length", default="128"),
+    whole("max_predictions_per_seq", "task.max_predictions_per_seq", default="20"),
+    switch("do_train", here="`mode=train`, which evaluates at its end"),
+    switch("do_eval", here="with `do_train`, part of it; alone, `mode=evaluate`"),
+    whole("eval_batch_size", "task.eval_batch_size", default="8", here="changes no result"),
+    whole("max_eval_steps", default="100", here="`trainer.limit_eval`, in examples"),
+    whole("num_train_steps", "task.num_train_steps", default="100000"),
+    whole("num_warmup_steps", "task.optimizer.warmup_steps", default="10000"),
+    whole("num_distill_steps", default="100000", here="`task.transfer.steps`"),
+    switch("use_einsum", default="true", here="changes no result; left out"),
+    switch("use_summary", here="what it would record is always recorded; left out"),
+    text("first_input_file", "task.first_train_file"),
+    whole("first_max_seq_length", "task.first_max_seq_length", default="128"),
+    whole("first_train_batch_size", "task.first_train_batch_size", here="by default `train_batch_size`"),
+    whole("first_num_train_steps", "task.first_num_train_steps", default="0"),
+    text("optimizer", "task.optimizer.name", default="adamw"),
+    switch("layer_wise_warmup", here="knowledge transfer layer by layer, as `task=distill` has it"),
+    number(
+        "distill_temperature", default="1.0", here="`task.temperature`, of the logits; the original's is a near no-op"
+    ),
+    number("distill_ground_truth_ratio", default="1.0", here="`task.ground_truth_ratio`"),
+    number("attention_distill_factor", default="0.0", here="`task.transfer.attention_factor`"),
+    number("hidden_distill_factor", default="0.0", here="`task.transfer.hidden_factor`"),
+    number("gamma_distill_factor", default="0.0", here="`task.transfer.variance_factor`"),
+    number("beta_distill_factor", default="0.0", here="`task.transfer.mean_factor`"),
+    number(
+        "weight_decay_rate", "task.optimizer.weight_decay", default="0.01", here="the original forgets to pass it on"
+    ),
 )
 PRETRAINING_DATA_FLAGS = (
     text("input_file", "input_file", here="patterns may be `gs://…` too"),
@@ -194,6 +194,11 @@ PRETRAINING_DATA_FLAGS = (
 )
 
 
+SHARED_WITH_PRETRAINING = {
+    *("bert_config_file", "output_dir", "init_checkpoint", "train_batch_size", "learning_rate"),
+    *("save_checkpoints_steps", "iterations_per_loop", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master"),
+    "num_tpu_cores",
+}
 ALWAYS = ("vocab_file", "bert_config_file", "output_dir")  # as the originals mark them
 SCRIPTS = {
     script.name: script
@@ -205,7 +210,15 @@ SCRIPTS = {
             required=("task_name", "data_dir", *ALWAYS),
             stated=("max_seq_length", "do_lower_case", "train_batch_size", "learning_rate", "num_train_epochs"),
         ),
-        Script(name="run_pretraining.py", flags=_by_name(PRETRAINING_FLAGS), refused=PRETRAINING),
+        Script(
+            name="run_pretraining.py",
+            flags=_by_name(PRETRAINING_FLAGS, [flag for flag in COMMON if flag.name in SHARED_WITH_PRETRAINING]),
+            required=("input_file", *ALWAYS[1:]),
+            stated=(
+                *("max_seq_length", "train_batch_size", "learning_rate", "num_train_steps", "num_warmup_steps"),
+                *("optimizer", "eval_batch_size"),
+            ),
+        ),
         Script(
             name="create_pretraining_data.py",
             flags=_by_name(PRETRAINING_DATA_FLAGS),

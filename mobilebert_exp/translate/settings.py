@@ -12,7 +12,7 @@ from mobilebert_exp.storage.place import GS, is_remote
 from mobilebert_exp.translate.command_line import Text, shown
 from mobilebert_exp.translate.flags import Script
 
-RUN = "RUN"  # stands where only the person knows which run is meant
+RUN, VOCABULARY, TEACHER = "RUN", "VOCAB", "TEACHER"  # stand where only the person knows what is meant
 MODELS = {  # the published architectures: names of files, and of the folders in which checkpoints come
     "uncased_L-24_H-128_B-512_A-4_F-4_OPT": "opt",
     "uncased_L-24_H-128_B-512_A-4_F-4_OPT_QAT": "qat",
@@ -159,7 +159,56 @@ def _data(script: Script, given: Given, found: Translation) -> None:
     )
 
 
-CHOOSE = {"run_squad.py": _squad, "run_classifier.py": _classifier}
+def _pretraining(given: Given, found: Translation) -> None:
+    train, evaluate = given.get("do_train", False), given.get("do_eval", False)
+    if not train and not evaluate:
+        raise ConfigError("neither --do_train nor --do_eval is given, so that the original does nothing; add one")
+    found.settings["mode"] = "train" if train else "evaluate"
+    found.settings["task"] = "distill" if "bert_teacher_config_file" in given else "pretrain"
+    found.settings["task.train_file"] = found.settings["task.dev_file"] = Text(given["input_file"])
+    found.settings["task.vocab_file"] = VOCABULARY
+    found.notes.append(
+        f"put the vocabulary that the records were made with in place of {VOCABULARY}; the original reads none"
+    )
+    found.notes.append("task.dev_file is what the original evaluates on; name records that training does not see")
+    sizes = [str(given.get(name, default)) for name, default in (("max_eval_steps", "100"), ("eval_batch_size", "8"))]
+    if all(size.isdecimal() for size in sizes):
+        found.settings["trainer.limit_eval"] = str(int(sizes[0]) * int(sizes[1]))
+    else:
+        found.notes.append("--max_eval_steps: trainer.limit_eval counts examples; set it yourself")
+    if found.settings["task"] == "distill":
+        _distillation(given, found)
+
+
+def _distillation(given: Given, found: Translation) -> None:
+    """The README's recipe: knowledge transfer layer by layer, then the teacher's answers."""
+    teacher = Text(given["bert_teacher_config_file"])
+    if not any(MODELS.get(part.removesuffix(".json")) == "teacher" for part in teacher.split("/")[-2:]):
+        found.refusals.append(
+            f"--bert_teacher_config_file={shown(teacher)}: its name is not the published teacher's; choose "
+            "model@task.teacher=NAME with task=distill"
+        )
+    if not given.get("layer_wise_warmup", False):
+        found.refusals.append(
+            "--bert_teacher_config_file without --layer_wise_warmup: set task.transfer.strategy=joint or auxiliary "
+            "with task=distill"
+        )
+    for name, (key, default) in DISTILLATION.items():
+        found.settings[key] = str(given.get(name, default))
+    found.settings["task.teacher_checkpoint"] = Text(given.get("init_checkpoint", TEACHER))
+    found.notes.append("task.teacher_checkpoint takes a run of task=pretrain; name yours there")
+
+
+DISTILLATION = {  # flags of a distillation: our key, the original's default
+    "num_distill_steps": ("task.transfer.steps", "100000"),
+    "distill_temperature": ("task.temperature", "1.0"),
+    "distill_ground_truth_ratio": ("task.ground_truth_ratio", "1.0"),
+    "attention_distill_factor": ("task.transfer.attention_factor", "0.0"),
+    "hidden_distill_factor": ("task.transfer.hidden_factor", "0.0"),
+    "gamma_distill_factor": ("task.transfer.variance_factor", "0.0"),
+    "beta_distill_factor": ("task.transfer.mean_factor", "0.0"),
+}
+CHOOSE = {"run_squad.py": _squad, "run_classifier.py": _classifier, "run_pretraining.py": _pretraining}
 
 
 def _model(given: Given, found: Translation) -> None:
@@ -202,6 +251,8 @@ def _hardware(given: Given, found: Translation) -> None:
 def _others(script: Script, given: Given, found: Translation) -> None:
     """The flags whose value a key takes as it is, in the script's order; what was set with more thought stays."""
     skipped = () if given.get("use_tpu", False) else TPU_FLAGS
+    if found.settings["task"] == "distill":
+        skipped = (*skipped, "init_checkpoint")  # the teacher's
     for name, flag in script.flags.items():
         if name in given and flag.key and name not in skipped:
             value = given[name]
