@@ -181,6 +181,19 @@ def test_where_the_rate_is_nought_nothing_is_remembered() -> None:
     assert np.abs(variables["layers/a/kernel"][1] - 1).min() > 1e-3
 
 
+@pytest.mark.parametrize("has_gradient", [True, False])
+def test_what_rests_throughout_still_counts_in_the_clip(has_gradient: bool) -> None:
+    """A factor of a plain 0.0: no update and no moment; its gradient, if there is one, belongs to the global norm."""
+    variables = {name: tf.Variable(tf.ones([2, 2]), name=name) for name in ("a/kernel", "b/kernel")}
+    optimizer = optimizers.create(variables, settings(OptimizerKind.adamw), total_steps=10, warmup_steps=0)
+    given = [tf.fill([2, 2], 3.0), tf.fill([2, 2], 4.0) if has_gradient else None]
+    found = optimizer.apply(given, step=tf.constant(0), factors={"b/kernel": 0.0})
+    assert float(found["gradient_norm"]) == pytest.approx(10.0 if has_gradient else 6.0)
+    np.testing.assert_allclose(optimizer.momentum["a/kernel"], 0.1 * 3.0 / float(found["gradient_norm"]), rtol=1e-5)
+    for value, expected in ((variables["b/kernel"], 1.0), (optimizer.momentum["b/kernel"], 0.0)):
+        np.testing.assert_array_equal(value, expected)
+
+
 @pytest.mark.parametrize("name", ["lamb", "lamb-factors", "adamw-factors"])
 def test_replicas_add_their_gradients(name: str) -> None:
     """Four pieces of a gradient give the same three updates on one device and on two."""

@@ -51,51 +51,74 @@ class Optimizer(tf.Module):
         self.velocity = {name: _slot(variable) for name, variable in variables.items()}
 
     def apply(
-        self, gradients: Sequence[tf.Tensor], *, step: tf.Tensor, factors: Mapping[str, tf.Tensor] | None = None
+        self,
+        gradients: Sequence[tf.Tensor | None],
+        *,
+        step: tf.Tensor,
+        factors: Mapping[str, tf.Tensor | float] | None = None,
     ) -> dict[str, tf.Tensor]:
         """Sums the gradients over the replicas, clips them, updates every variable.
 
         Args:
-          gradients: one for each variable, in their order; dense or IndexedSlices.
+          gradients: one for each variable, in their order; dense or IndexedSlices; None stands for zeros.
           step: updates done before this one.
           factors: by the name of the variable, what its rate is multiplied by: a scalar, or `[A, 1, …]` over the layers
-            of a stacked one; 1 for a name that is not there. Where it is 0 the moments are reset.
+            of a stacked one; 1 for a name that is not there. Where it is 0 the moments are reset. A plain 0.0 says that
+            the variable rests as long as this optimizer lives: its moments are 0 all the time, and nothing is computed.
 
         Returns:
           `learning_rate` (before factors) and `gradient_norm` (before clipping), scalars.
         """
         context = tf.distribute.get_replica_context()
-        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        dense = self._dense(gradients, factors or {})
+        resting = {name for name in dense if factors and _rests(factors.get(name))}
         if context.num_replicas_in_sync > 1:
             dense = context.all_reduce(tf.distribute.ReduceOp.SUM, dense)
-        norm = tf.linalg.global_norm(dense)
+        norm = tf.linalg.global_norm(list(dense.values()))
         limit = self._config.gradient_clip_norm
         scale = 1.0 if math.isinf(limit) else limit / tf.maximum(norm, limit)  # inf / inf is no number
+        scalars = self._scalars(step)
+        clipped = {name: gradient * scale for name, gradient in dense.items() if name not in resting}
+        own = None if factors is None else {name: factors[name] for name in clipped if name in factors}
+        context.merge_call(self._update_all, args=(clipped, scalars, own))
+        return {"learning_rate": scalars["rate"], "gradient_norm": norm}
+
+    def _scalars(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What all variables share in the update after `step` others."""
         rate = learning_rate(self._config, step, total_steps=self._total_steps, warmup_steps=self._warmup_steps)
         power_1, power_2 = tf.constant(0.0), tf.constant(0.0)  # no bias correction
         if self._config.bias_correction:
             updates = tf.cast(step + 1, tf.float32)
             power_1, power_2 = tf.pow(self._config.beta_1, updates), tf.pow(self._config.beta_2, updates)
-        scalars = {
+        return {
             "rate": rate,
             "kept": 1 - rate * self._config.weight_decay,
             "power_1": power_1,
             "power_2": power_2,
             "epsilon": self._config.epsilon * tf.sqrt(1 - power_2),
         }
-        clipped = [gradient * scale for gradient in dense]
-        context.merge_call(self._update_all, args=(clipped, scalars, None if factors is None else dict(factors)))
-        return {"learning_rate": rate, "gradient_norm": norm}
+
+    def _dense(
+        self, gradients: Sequence[tf.Tensor | None], factors: Mapping[str, tf.Tensor | float]
+    ) -> dict[str, tf.Tensor]:
+        """The gradients by name; of variables that rest only those that there are, since they count in the norm."""
+        found = {}
+        for (name, variable), gradient in zip(self._variables.items(), gradients, strict=True):
+            if gradient is not None:
+                found[name] = tf.convert_to_tensor(gradient)
+            elif not _rests(factors.get(name)):
+                found[name] = tf.zeros(variable.shape, variable.dtype)
+        return found
 
     def _update_all(
         self,
         strategy: tf.distribute.Strategy,
-        gradients: list[tf.Tensor],
+        gradients: dict[str, tf.Tensor],
         scalars: dict[str, tf.Tensor],
         factors: dict[str, tf.Tensor] | None,
     ) -> None:
         is_fused = factors is None and not self.is_layer_adapted
-        for (name, variable), gradient in zip(self._variables.items(), gradients, strict=True):
+        for name, gradient in gradients.items():
             update = functools.partial(
                 _fused if is_fused else _spelled_out,
                 config=self._config,
@@ -104,7 +127,7 @@ class Optimizer(tf.Module):
             )
             arguments = (gradient, self.momentum[name], self.velocity[name], scalars)
             own = () if factors is None else (factors.get(name),)
-            strategy.extended.update(variable, update, args=(*arguments, *own), group=False)
+            strategy.extended.update(self._variables[name], update, args=(*arguments, *own), group=False)
 
     def _slice_axes(self, name: str) -> tuple[int, ...] | None:
         """The axes of one layer's share of a variable, over which its norm is taken; None where none is needed."""
@@ -131,6 +154,10 @@ def create(
 ) -> Optimizer:
     """The optimizer that `config` names; see `Optimizer`."""
     return KINDS[config.name](variables, config, total_steps=total_steps, warmup_steps=warmup_steps)
+
+
+def _rests(factor: tf.Tensor | float | None) -> bool:
+    return isinstance(factor, float) and factor == 0
 
 
 def _fused(

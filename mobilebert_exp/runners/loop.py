@@ -105,7 +105,7 @@ class TrainingLoop(orbit.AbstractTrainer):
 
     def _loss_and_gradients(
         self, batch: Batch, totals: Batch, step: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         """This replica's share of the loss and the other figures, and its gradients, from one pass or from several."""
         parts = self._config.trainer.gradient_accumulation_steps
         if parts == 1:
@@ -114,18 +114,18 @@ class TrainingLoop(orbit.AbstractTrainer):
 
     def _gradients(
         self, batch: Batch, totals: Batch, step: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         with tf.GradientTape() as tape:
             loss, figures = self._objective.loss(self._module, batch, totals=totals, step=step, seed=seed)
+        gradients = tape.gradient(loss, self._variables)
         # Where rates are by layer, parts of a model may rest; elsewhere a variable without a gradient is a mistake.
-        missing = tf.UnconnectedGradients.ZERO if self._has_rates else tf.UnconnectedGradients.NONE
-        gradients = tape.gradient(loss, self._variables, unconnected_gradients=missing)
+        assert self._has_rates or all(gradient is not None for gradient in gradients), "a variable has no gradient"
         shared_F = tf.stack([loss, *(figures[name] for name in self._objective.figures)])
-        return shared_F, [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return shared_F, [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
 
     def _accumulated(
         self, batch: Batch, totals: Batch, step: tf.Tensor, seed: tf.Tensor, parts: int
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         """Gradients of the batch from `parts` micro-batches, one after another; memory is a micro-batch's."""
         pieces = {
             name: tf.reshape(value, [parts, value.shape[0] // parts, *value.shape[1:]]) for name, value in batch.items()
@@ -137,7 +137,8 @@ class TrainingLoop(orbit.AbstractTrainer):
             piece = {name: value[part] for name, value in pieces.items()}
             piece_seed = tf.random.experimental.stateless_fold_in(seed, part)
             piece_F, gradients = self._gradients(piece, totals, step, piece_seed)
-            return part + 1, shared_F + piece_F, [a + b for a, b in zip(total, gradients, strict=True)]
+            sums = [a if b is None else a + b for a, b in zip(total, gradients, strict=True)]
+            return part + 1, shared_F + piece_F, sums
 
         nothing_F = tf.zeros([1 + len(self._objective.figures)])
         start = (tf.constant(0), nothing_F, [tf.zeros(v.shape, v.dtype) for v in self._variables])

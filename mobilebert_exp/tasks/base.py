@@ -124,11 +124,12 @@ class Rates:
 
     Attributes:
       factors: by the name of the variable: a scalar, or `[A, 1, …]` over the layers of a stacked one; 1 for a name that
-        is not there. Where it is 0 the moments are reset and nothing is decayed.
+        is not there. Where it is 0 the moments are reset and nothing is decayed; a plain 0.0 in place of a tensor says
+        that the variable rests throughout the phase, which costs nothing.
       groups: scalars by name, to be recorded, each times the rate, as `learning_rate/NAME`.
     """
 
-    factors: Mapping[str, tf.Tensor]
+    factors: Mapping[str, tf.Tensor | float]
     groups: Mapping[str, tf.Tensor] = field(default_factory=dict)
 
 
