@@ -376,9 +376,8 @@ class ExperimentConfig:
         """
         parts = num_replicas * self.trainer.gradient_accumulation_steps
         accumulated = "" if parts == num_replicas else " x trainer.gradient_accumulation_steps"
-        trained = [(name, size, parts, f"replicas{accumulated}") for name, size in self.task.train_batches().items()]
         for name, size, count, origin in (
-            *trained,
+            *((name, size, parts, f"replicas{accumulated}") for name, size in self.task.train_batches().items()),
             ("eval_batch_size", self.task.eval_batch_size, num_replicas, "replicas"),
         ):
             require(
