@@ -138,7 +138,7 @@ def test_a_fresh_model_is_sure_of_nothing(model: str, initialization: Initializa
     config = dataclasses.replace(compose([f"model={model}"]).model, vocab_size=2000)
     if initialization:
         config = dataclasses.replace(config, initialization=initialization)
-    task = registry.create_task(compose(["task=pretrain"]))
+    task = registry.create_task(compose(["task=pretrain", "cache_dir=nowhere"]))
     given = {name: tf.constant(value) for name, value in batch(8, vocabulary=2000).items()}
     sums = {
         name: value.numpy() for name, value in task.outputs(task.build(config, seed=1, dtype="float32"), given).items()
@@ -150,7 +150,7 @@ def test_a_fresh_model_is_sure_of_nothing(model: str, initialization: Initializa
 
 def test_the_teachers_parameters() -> None:
     """294,467,840 of the encoder, 12,014,650 of the words' head, 1,026 of the pairs'."""
-    config = compose(["task=pretrain", "model=teacher"])
+    config = compose(["task=pretrain", "model=teacher", "cache_dir=nowhere"])
     assert parameters(registry.create_task(config).variables(config.model)) == 306_482_490 + 1_026
 
 
@@ -176,7 +176,7 @@ def test_it_learns_in_two_rounds(run: tuple[Path, Mapping[str, float], FakeTrack
     _, metrics, tracker = run
     losses = dict(tracker.series("dev/masked_lm_loss"))
     assert list(losses) == [20, 40, 60]
-    assert losses[20] < math.log(400) and losses[60] < losses[20] - 0.3
+    assert losses[60] < losses[20] - 0.05 < math.log(400) - 0.3
     assert metrics["masked_lm_loss"] == losses[60]
     assert 0 < metrics["masked_lm_accuracy"] < 100
     for name in ("masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss", "next_sentence_accuracy"):
@@ -228,7 +228,7 @@ def test_dynamic_masking_draws_anew(cache: Path, tmp_path: Path) -> None:
     assert all(first[name].shape == value.shape for name, value in given.items())
     static, dynamic = (
         dict(
-            trained(cache, tmp_path / name, "task.num_train_steps=4", f"task.dynamic_masking={name}")[1].series(
+            trained(cache, tmp_path / name, "task.num_train_steps=6", f"task.dynamic_masking={name}")[1].series(
                 "train/loss"
             )
         )

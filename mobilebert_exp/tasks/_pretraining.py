@@ -241,7 +241,7 @@ class Pretraining:
 
     def _features(self, files: Sequence[Path], settings: Settings, *, name: str, limit: int | None = None) -> Features:
         made = inputs.made(files, self._tokenizer, settings, cache_dir=self._cache_dir, name=name)
-        count = made.num_records if limit is None else min(limit, made.num_records)
+        count = made.records if limit is None else min(limit, made.records)
         return Features(files=made.files, columns=columns(settings), num_features=count, num_examples=count)
 
     def _first_files(self) -> list[Path]:
