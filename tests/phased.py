@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,15 +63,16 @@ class PhasedTask(toy.ToyTask):
 
     def phases(self) -> list[Phase]:
         first, second, third = self.steps
-        whole = {"max_seq_length": toy.LENGTH, "features": lambda: self.features(Split.train)}
+        whole = functools.partial(self.features, Split.train)
         return [
             Phase(
                 name="first round",
                 steps=first,
                 global_batch_size=8,
+                max_seq_length=toy.LENGTH,
+                features=whole,
                 objective=Weighted(task=self),
                 optimizer=self.config.optimizer,
-                **whole,
             ),
             Phase(
                 name="second round",
@@ -85,9 +87,10 @@ class PhasedTask(toy.ToyTask):
                 name="distillation",
                 steps=third,
                 global_batch_size=8,
+                max_seq_length=toy.LENGTH,
+                features=whole,
                 objective=Weighted(task=self, has_dropout=False, resting="layers/"),
                 optimizer=LAMB,
-                **whole,
             ),
         ]
 

@@ -35,7 +35,7 @@ def start() -> dict[str, np.ndarray]:
     """Layers of different sizes; one layer's kernel is 0, whose norm cannot scale anything."""
     rng = np.random.default_rng(1)
     found = {name: rng.standard_normal(shape, np.float32) for name, shape in SHAPES.items()}
-    found["layers/ffn_0/output/kernel"] *= np.float32([[[10.0]], [[0.0]], [[0.1]]])
+    found["layers/ffn_0/output/kernel"] *= np.array([10.0, 0.0, 0.1], np.float32)[:, None, None]
     return found
 
 
@@ -56,7 +56,10 @@ def by_layer(step: int) -> dict[str, np.ndarray]:
     stacked = {
         name: layers.reshape([-1] + [1] * (len(shape) - 1)) for name, shape in SHAPES.items() if "layers" in name
     }
-    return {**stacked, "embeddings/word/table": np.float32(0.0 if step < 30 else 0.1)}  # the head is not named: 1
+    return {
+        **stacked,
+        "embeddings/word/table": np.array(0.0 if step < 30 else 0.1, np.float32),
+    }  # the head is not named: 1
 
 
 def rate_of(config: OptimizerConfig, step: int) -> float:
@@ -94,7 +97,7 @@ def reference(config: OptimizerConfig, factors: Factors | None) -> dict[str, np.
                 ratio = 1.0
                 sizes = np.linalg.norm(weights[name][part]), np.linalg.norm(update)
                 if config.name is OptimizerKind.lamb and name in ADAPTED and min(sizes) > 0:
-                    ratio = sizes[0] / sizes[1]
+                    ratio = float(sizes[0] / sizes[1])
                 own = factor[part].flat[0]
                 if own == 0:
                     first[name][part] = second[name][part] = 0
@@ -148,8 +151,8 @@ def once(config: OptimizerConfig, weights: Mapping[str, Any], given: Mapping[str
 def test_a_stack_is_its_layers() -> None:
     """Three layers in one variable move as three variables of one layer each."""
     rng = np.random.default_rng(4)
-    weights = rng.standard_normal((LAYERS, 4, 5), np.float32) * np.float32([[[5.0]], [[1.0]], [[0.2]]])
-    given = rng.standard_normal((LAYERS, 4, 5), np.float32) * np.float32([[[0.1]], [[1.0]], [[3.0]]])
+    weights = rng.standard_normal((LAYERS, 4, 5), np.float32) * np.array([5.0, 1.0, 0.2], np.float32)[:, None, None]
+    given = rng.standard_normal((LAYERS, 4, 5), np.float32) * np.array([0.1, 1.0, 3.0], np.float32)[:, None, None]
     config = settings(OptimizerKind.lamb, gradient_clip_norm=math.inf)
     stacked = once(config, {"layers/a/kernel": weights}, {"layers/a/kernel": given})["layers/a/kernel"]
     names = [f"layer_{layer}/a/kernel" for layer in range(LAYERS)]

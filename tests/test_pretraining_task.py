@@ -67,7 +67,7 @@ def batch(rows: int, *, seed: int = 3, vocabulary: int = 400) -> dict[str, np.nd
     return {
         "input_ids": rng.integers(5, vocabulary, (rows, 48), dtype=np.int32),
         "input_mask": np.ones((rows, 48), np.int32),
-        "segment_ids": np.repeat(np.int32([[0] * 20 + [1] * 28]), rows, axis=0),
+        "segment_ids": np.repeat(np.array([[0] * 20 + [1] * 28], np.int32), rows, axis=0),
         "masked_lm_positions": rng.integers(1, 48, (rows, 8), dtype=np.int32),
         "masked_lm_ids": rng.integers(5, vocabulary, (rows, 8), dtype=np.int32),
         "masked_lm_weights": weights,
@@ -165,10 +165,11 @@ def trained(cache: Path, folder: Path, *overrides: str) -> tuple[Mapping[str, fl
 def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, float], FakeTracker]:
     """Two rounds, 60 steps in all."""
     folder = tmp_path_factory.mktemp("run")
-    metrics, tracker = trained(
-        *(cache, folder, "task.num_train_steps=60", "task.first_num_train_steps=20", "task.first_max_seq_length=32"),
+    overrides = [
+        *("task.num_train_steps=60", "task.first_num_train_steps=20", "task.first_max_seq_length=32"),
         *("task.first_train_batch_size=24", "task.optimizer.learning_rate=1e-2", "trainer.eval_every_steps=20"),
-    )
+    ]
+    metrics, tracker = trained(cache, folder, *overrides)
     return folder, metrics, tracker
 
 
@@ -204,15 +205,12 @@ def test_an_evaluation_does_not_depend_on_its_batches(
 
 def test_records_by_name_train_as_the_texts_they_are_of(cache: Path, tmp_path: Path) -> None:
     """What `features` makes of texts, named as files, is the same training."""
-    config, task = configured(cache)
+    _, task = configured(cache)
     named = {split: ",".join(map(str, task.features(split).files)) for split in (Split.train, Split.dev)}
     vocabulary = next((cache / "starter").rglob("vocab.txt"))
-    steps = ["task.num_train_steps=8"]
-    once = trained(cache, tmp_path / "texts", *steps)[0]
-    again = trained(
-        *(cache, tmp_path / "records", *steps, f'task.train_file="{named[Split.train]}"'),
-        *(f'task.dev_file="{named[Split.dev]}"', f"task.vocab_file={vocabulary}"),
-    )[0]
+    files = [f'task.train_file="{named[Split.train]}"', f'task.dev_file="{named[Split.dev]}"']
+    once = trained(cache, tmp_path / "texts", "task.num_train_steps=8")[0]
+    again = trained(cache, tmp_path / "records", "task.num_train_steps=8", *files, f"task.vocab_file={vocabulary}")[0]
     assert again == once
 
 
@@ -220,6 +218,7 @@ def test_dynamic_masking_draws_anew(cache: Path, tmp_path: Path) -> None:
     """Another mask in each pass, the same for the same seed; what was masked in the record is there again."""
     config, task = configured(cache, "task.dynamic_masking=true")
     augment = planned(config, task)[-1].phase.augment
+    assert augment is not None
     given = {name: tf.constant(value) for name, value in batch(16).items()}
     first, same, other = (augment(given, tf.constant([0, seed], tf.int32)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first["input_ids"], same["input_ids"])

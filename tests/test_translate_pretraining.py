@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import pytest
 from command_line import here
@@ -51,7 +52,7 @@ def test_a_pre_training_composes() -> None:
     """Where a flag is not given, the original's default is told, because ours is another."""
     words = shlex.split(f"run_pretraining.py {PRETRAINING} --do_train --do_eval --max_eval_steps=5 --optimizer=lamb")
     config = compose(_translated(*words))
-    task = config.task
+    task: Any = config.task
     assert (config.model.name, task.kind, task.optimizer.name.name) == ("teacher", "pretrain", "lamb")
     assert (task.global_batch_size, task.max_seq_length, task.optimizer.learning_rate) == (32, 128, 5e-5)
     assert (task.num_train_steps, task.optimizer.warmup_steps, config.trainer.limit_eval) == (100_000, 10_000, 40)

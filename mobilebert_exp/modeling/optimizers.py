@@ -119,12 +119,12 @@ class Optimizer(tf.Module):
     ) -> None:
         is_fused = factors is None and not self.is_layer_adapted
         for name, gradient in gradients.items():
-            update = functools.partial(
-                _fused if is_fused else _spelled_out,
-                config=self._config,
-                decay=self._config.weight_decay if is_decayed(name) else 0.0,
-                **({} if is_fused else {"slice_axes": self._slice_axes(name)}),
-            )
+            decay = self._config.weight_decay if is_decayed(name) else 0.0
+            if is_fused:
+                update = functools.partial(_fused, config=self._config, decay=decay)
+            else:
+                axes = self._slice_axes(name)
+                update = functools.partial(_spelled_out, config=self._config, decay=decay, slice_axes=axes)
             arguments = (gradient, self.momentum[name], self.velocity[name], scalars)
             own = () if factors is None else (factors.get(name),)
             strategy.extended.update(self._variables[name], update, args=(*arguments, *own), group=False)

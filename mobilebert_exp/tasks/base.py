@@ -138,12 +138,11 @@ class Objective(Protocol):
 
     A mean over the whole batch is a sum over the share, divided by one of `totals` or by a number known before. So
     gradients are those of the whole batch, whatever it was cut into.
-
-    Attributes:
-      figures: names of the figures that `loss` returns; recorded as `train/NAME`.
     """
 
-    figures: Sequence[str]
+    @property
+    def figures(self) -> Sequence[str]:
+        """Names of the figures that `loss` returns; recorded as `train/NAME`."""
 
     def totals(self, batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         """Weights in a share of the batch, scalars by name; of the batch alone, no model is asked."""
