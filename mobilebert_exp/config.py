@@ -210,6 +210,7 @@ class TaskConfig:
     main_metric: str = MISSING
     vocab_file: str | None = None
     lower_case: bool = True
+    use_summary: bool = False  # whether figures become TensorBoard events too
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
@@ -376,10 +377,9 @@ class ExperimentConfig:
         """
         parts = num_replicas * self.trainer.gradient_accumulation_steps
         accumulated = "" if parts == num_replicas else " x trainer.gradient_accumulation_steps"
-        for name, size, count, origin in (
-            *((name, size, parts, f"replicas{accumulated}") for name, size in self.task.train_batches().items()),
-            ("eval_batch_size", self.task.eval_batch_size, num_replicas, "replicas"),
-        ):
+        trained = [(name, size, parts, f"replicas{accumulated}") for name, size in self.task.train_batches().items()]
+        evaluated = ("eval_batch_size", self.task.eval_batch_size, num_replicas, "replicas")
+        for name, size, count, origin in (*trained, evaluated):
             require(
                 size % count == 0,
                 f"task.{name}={size} is not divisible by {count} ({origin}); set it to {-(-size // count) * count}",

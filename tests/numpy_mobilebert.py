@@ -1,7 +1,7 @@
 """MobileBERT and its distillation in NumPy, written from the paper and the original's description, not from our code.
 
-Everything works on complex numbers too, so that gradients come from complex steps: the imaginary part of f(x + ih) / h is
-the derivative to the last digit of float64, without a line of differentiation to get wrong (Squire and Trapp 1998).
+Everything works on complex numbers too, so that gradients come from complex steps: the imaginary part of f(x + ih) / h
+is the derivative to the last digit of float64, without a line of differentiation to get wrong (Squire and Trapp 1998).
 
 Shapes: B batch, L tokens, N heads, D head size, H hidden, I intra-bottleneck, P masked places, V words.
 """
@@ -9,7 +9,7 @@ Shapes: B batch, L tokens, N heads, D head size, H hidden, I intra-bottleneck, P
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,13 +126,21 @@ class Model:
         return self._dense(encoded.pooled_BH, "heads/next_sentence")
 
 
-def gradients(loss: Callable[[Arrays], np.ndarray], weights: Arrays) -> dict[str, np.ndarray]:
-    """The derivative of a real function at `weights`, number by number."""
+def gradients(
+    loss: Callable[[Arrays], np.ndarray], weights: Arrays, *, layers: Collection[int], others: bool
+) -> dict[str, np.ndarray]:
+    """The derivative of a real function at `weights`, number by number; 0 where it is not asked for.
+
+    Args:
+      layers: those of the blocks to ask for.
+      others: whether to ask for all that is no block's.
+    """
     found = {name: np.zeros(value.shape) for name, value in weights.items()}
     moved = {name: value.astype(np.complex128) for name, value in weights.items()}
     for name, value in moved.items():
         for place in np.ndindex(value.shape):
-            value[place] += 1j * STEP
-            found[name][place] = loss(moved).imag / STEP
-            value[place] = value[place].real
+            if place[0] in layers if name.startswith("layers/") else others:
+                value[place] += 1j * STEP
+                found[name][place] = loss(moved).imag / STEP
+                value[place] = value[place].real
     return found

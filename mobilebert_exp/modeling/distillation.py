@@ -3,8 +3,8 @@
 Sources: paper, sections 3.3 to 3.5; google-research/google-research mobilebert/{run_pretraining,distill_util}.py. The
 teacher's outputs come in as they are: no gradient goes through them here.
 
-Shapes: … any leading axes, such as the layers compared; B batch, L tokens, M keys, N heads, H hidden size, A the student's
-layers, P masked places, V words.
+Shapes: … any leading axes, such as the layers compared; B batch, L tokens, M keys, N heads, H hidden size, A the
+student's layers, P masked places, V words.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from mobilebert_exp.modeling.block import LAYER_NORM_EPSILON
 from mobilebert_exp.modeling.transfer import LowerLayers, Strategy, TransferConfig
 from mobilebert_exp.modeling.variables import STACKED, VariableSpec
 
+EPSILON = 1e-12  # of the original's contrib layer_norm
 FINISHED, ITS_TURN = 0.9, 10.0  # of the rate of a layer's turn: where it falls to, and the slope it rises with
 
 
@@ -86,7 +86,7 @@ def _standardised(hidden: tf.Tensor) -> tf.Tensor:
     """LayerNorm without scale and shift, in float32."""
     wide = tf.cast(hidden, tf.float32)
     mean, variance = tf.nn.moments(wide, axes=[-1], keepdims=True)
-    return (wide - mean) * tf.math.rsqrt(variance + LAYER_NORM_EPSILON)
+    return (wide - mean) * tf.math.rsqrt(variance + EPSILON)
 
 
 def _moments(hidden: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -122,10 +122,10 @@ def warm(step: tf.Tensor, *, steps_per_layer: int) -> tf.Tensor:
 
 def rate_factors(
     specs: Iterable[VariableSpec], config: TransferConfig, step: tf.Tensor, *, steps_per_layer: int, layers: int
-) -> dict[str, tf.Tensor]:
-    """What the learning rate of each variable is multiplied by in KT: a scalar, or `[A, 1, …]` over the layers.
+) -> dict[str, tf.Tensor | float]:
+    """What the learning rate of each variable is multiplied by in KT: `[A, 1, …]` over the layers.
 
-    Embeddings and heads rest. In a progressive phase so do the layers above the one whose turn it is.
+    Embeddings and heads rest, which a plain 0.0 says. In a progressive phase so do the layers above the one in turn.
     """
     rate = config.learning_rate_factor * warm(step, steps_per_layer=steps_per_layer)
     of_layers_A = tf.ones([layers])
@@ -138,9 +138,19 @@ def rate_factors(
     return {
         spec.name: tf.reshape(factors_A, [layers] + [1] * (len(spec.shape) - 1))
         if spec.name.startswith(STACKED)
-        else tf.constant(0.0)
+        else 0.0
         for spec in specs
     }
+
+
+def rate_groups(config: TransferConfig, step: tf.Tensor, *, steps_per_layer: int) -> dict[str, tf.Tensor]:
+    """The factors of `rate_factors` by what they are for, to be recorded."""
+    rate, nothing = config.learning_rate_factor * warm(step, steps_per_layer=steps_per_layer), tf.constant(0.0)
+    rest = {"embeddings": nothing, "heads": nothing}
+    if config.strategy is not Strategy.progressive:
+        return {**rest, "layers": rate}
+    lower = config.lower_factor if config.lower_layers is LowerLayers.slow else 0.0
+    return {**rest, "layer_in_turn": rate, "layers_below": rate * lower, "layers_above": nothing}
 
 
 def word_losses(

@@ -1,7 +1,7 @@
 """What a student is taught by its teacher, in which order and how strongly; pure Python.
 
-Knowledge transfer (KT) teaches the teacher's inner layers; pre-training distillation (PD) teaches its answers. Source of
-factors and rates: google-research/google-research mobilebert/{run_pretraining,distill_util}.py and its README.
+Knowledge transfer (KT) teaches the teacher's inner layers; pre-training distillation (PD) teaches its answers. Source
+of factors and rates: google-research/google-research mobilebert/{run_pretraining,distill_util}.py and its README.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LowerLayers(enum.Enum):
 
 
 class Semantics(enum.Enum):
-    """`tf1_exact` compares means and variances with those of all the teacher's layers, as the original does by mistake."""
+    """`tf1_exact` compares means and variances with those of all the teacher's layers, the original's mistake."""
 
     corrected = "corrected"
     tf1_exact = "tf1_exact"
@@ -52,7 +52,8 @@ class TransferConfig:
     """Knowledge transfer. Factors are divided by the student's layers.
 
     Attributes:
-      steps: of the whole phase (original flag num_distill_steps); each layer has its equal part of a progressive one.
+      steps: of the whole phase (original flag num_distill_steps), 0 for none; in a progressive one the layers have equal
+        parts.
       layer_map: the teacher's layer, from 1, for each of the student's; null where both are equally deep.
       learning_rate_factor: of the layer whose turn it is, on task.optimizer.learning_rate.
       lower_factor: of the layers before it, on that, where lower_layers is slow.
@@ -73,14 +74,13 @@ class TransferConfig:
 
     def __post_init__(self) -> None:
         section = "task.transfer"
-        at_least(section, 1, steps=self.steps)
         factors = {
             "hidden_factor": self.hidden_factor,
             "mean_factor": self.mean_factor,
             "variance_factor": self.variance_factor,
             "attention_factor": self.attention_factor,
         }
-        at_least(section, 0, **factors, lower_factor=self.lower_factor)
+        at_least(section, 0, steps=self.steps, **factors, lower_factor=self.lower_factor)
         positive(section, learning_rate_factor=self.learning_rate_factor)
         require(
             any(factors.values()),
@@ -117,7 +117,8 @@ def layer_map(config: TransferConfig, *, student: ModelConfig, teacher: ModelCon
         )
     if found[-1] > teacher.num_layers:
         raise ConfigError(
-            f"task.transfer.layer_map={found} names layer {found[-1]} and the teacher has {teacher.num_layers}; lower it"
+            f"task.transfer.layer_map={found} names layer {found[-1]} and the teacher has {teacher.num_layers}; "
+            "lower it"
         )
     return [layer - 1 for layer in found]
 

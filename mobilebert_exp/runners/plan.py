@@ -8,7 +8,7 @@ from mobilebert_exp.config import ExperimentConfig, leaves
 from mobilebert_exp.modeling.variables import STACKED, VariableSpec, parameters
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.schedule import PlannedPhase, planned
-from mobilebert_exp.tasks.base import Phased, Split
+from mobilebert_exp.tasks.base import Demanding, Phased, Split
 
 EXAMPLES = {Split.train: "train examples per epoch", Split.dev: "dev examples"}
 
@@ -26,6 +26,7 @@ def run(job: Job) -> Outcome:
         *((EXAMPLES[split], f"{count:,}") for split, count in examples.items()),
         *_steps(phases, num_examples=examples.get(Split.train)),
         *_batches(phases, config),
+        *(job.task.plan(config) if isinstance(job.task, Demanding) else []),
     ]
     text = "\n".join(
         ["configuration", *_table((k, _shown(v)) for k, v in leaves(config).items()), "", "plan", *_table(rows)]
@@ -68,6 +69,8 @@ def _phase(which: PlannedPhase) -> list[tuple[str, str]]:
 def _rates(which: PlannedPhase) -> str:
     optimizer = which.optimizer
     end = optimizer.learning_rate * (optimizer.end_learning_rate_ratio if optimizer.decay_power else 1)
+    if not which.warmup_steps:
+        return f"{optimizer.learning_rate:g}, {end:g} at the end"
     return f"0 to {optimizer.learning_rate:g} over the warm-up, to {end:g} at the end"
 
 

@@ -23,6 +23,7 @@ from mobilebert_exp.runners.loop import TrainingLoop
 from mobilebert_exp.runners.progress import TrainingProgress
 from mobilebert_exp.runners.schedule import PlannedPhase, at, planned
 from mobilebert_exp.runners.strategy import create_strategy
+from mobilebert_exp.runners.summaries import Summaries
 from mobilebert_exp.tasks.base import Evaluation, Split
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class _Training:
         self._restore()
         self._loop = self._training_loop(at(phases, self._saved_step))
         self._evaluator: Evaluator | None = None
+        self._summaries = Summaries(job.run_dir, wanted=config.task.use_summary)
         self.best = native.Best.read(job.run_dir)
         self.last_evaluation = Evaluation(metrics={})
         self.last_loss: float | None = None  # of a run that had steps left
@@ -203,12 +205,18 @@ class _Training:
             )
         self.last_loss = float(values["loss"].mean())
         speed = self._progress.update(step, loss=self.last_loss, batch_size=self._batch_size)
-        means = {f"train/{name}": float(value.mean()) for name, value in values.items()}
-        self._job.tracker.metrics({**means, "train/steps_per_second": speed}, step=step)
+        # What is no number says nothing of its step: the losses of a layer whose turn it is not.
+        told = {name: value[~np.isnan(value)] for name, value in values.items()}
+        means = {f"train/{name}": float(value.mean()) for name, value in told.items() if value.size}
+        self._record({**means, "train/steps_per_second": speed}, step=step)
         interval = self._job.config.trainer.checkpoint_every_steps
         if self._job.stop.signal_number or (interval and step // interval > self._saved_step // interval):
             self._save()
         self._job.stop.check()
+
+    def _record(self, figures: Mapping[str, float], *, step: int) -> None:
+        self._job.tracker.metrics(figures, step=step)
+        self._summaries.write(figures, step=step)
 
     def _evaluate(self) -> None:
         """Scores the dev split, keeps the best weights, writes the predictions."""
@@ -218,7 +226,7 @@ class _Training:
             self._evaluator = Evaluator(task=self._job.task, module=self._module, config=self._job.config)
         self.last_evaluation = evaluation = self._evaluator.evaluate()
         write_files(evaluation, self._job.run_dir / "predictions")
-        self._job.tracker.metrics({f"dev/{name}": value for name, value in evaluation.metrics.items()}, step=step)
+        self._record({f"dev/{name}": value for name, value in evaluation.metrics.items()}, step=step)
         main, best = evaluation.metrics[self._job.config.task.main_metric], (self.best.value, self.best.step)
         if main > self.best.value:
             native.save(self._best_manager, step=step)

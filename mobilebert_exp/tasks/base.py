@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-    from mobilebert_exp.config import ModelConfig, OptimizerConfig, TaskConfig
+    from mobilebert_exp.config import ExperimentConfig, ModelConfig, OptimizerConfig, TaskConfig
     from mobilebert_exp.modeling.variables import VariableSpec
 
 
@@ -221,6 +221,17 @@ class Phase:
     objective: Objective
     optimizer: OptimizerConfig | None = None
     augment: Callable[[Mapping[str, tf.Tensor], tf.Tensor], Mapping[str, tf.Tensor]] | None = None
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """What a task offers beside `Task` if not every model can be trained on it, and if there is more to plan."""
+
+    def check_model(self, model: ModelConfig) -> None:
+        """Raises ConfigError where `model`, its vocabulary known, does not fit; opens no file."""
+
+    def plan(self, config: ExperimentConfig) -> Sequence[tuple[str, str]]:
+        """Names and values for `mode=plan` to show beside its own; loads no TensorFlow."""
 
 
 @runtime_checkable
