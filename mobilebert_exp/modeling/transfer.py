@@ -52,8 +52,8 @@ class TransferConfig:
     """Knowledge transfer. Factors are divided by the student's layers.
 
     Attributes:
-      steps: of the whole phase (original flag num_distill_steps), 0 for none; in a progressive one the layers have equal
-        parts.
+      steps: of the whole phase (original flag num_distill_steps), 0 for none; layers have equal parts of a progressive
+        one.
       layer_map: the teacher's layer, from 1, for each of the student's; null where both are equally deep.
       learning_rate_factor: of the layer whose turn it is, on task.optimizer.learning_rate.
       lower_factor: of the layers before it, on that, where lower_layers is slow.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mobilebert_exp.checks import at_least, optional_place, positive, require
 from mobilebert_exp.config import MISSING, DType, ExperimentConfig, ModelConfig
 from mobilebert_exp.data import cache, sources
-from mobilebert_exp.errors import ConfigError
+from mobilebert_exp.errors import CheckpointError, ConfigError
 from mobilebert_exp.modeling import transfer
 from mobilebert_exp.modeling.transfer import Strategy, TransferConfig
 from mobilebert_exp.tasks import _pretraining
@@ -176,7 +176,12 @@ class Distillation(_pretraining.Pretraining):
             )
         place = sources.checkpoint(config.teacher_checkpoint, cache_dir=self._cache_dir)
         teacher = replace(config.teacher, vocab_size=self.vocab_size)
-        return Path(native.find(place, model=teacher).prefix)
+        try:
+            return Path(native.find(place, model=teacher).prefix)
+        except CheckpointError as problem:  # which is about the student's keys
+            said = str(problem).replace("init.checkpoint", "task.teacher_checkpoint")
+            said = said.replace("model.", "task.teacher.").replace("model=", "model@task.teacher=")
+            raise CheckpointError(said) from None
 
     def _teacher(self, *, dtype: str) -> PretrainingModel:
         import tensorflow as tf
