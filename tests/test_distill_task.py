@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,7 @@ def folder_of(teacher: Path) -> Path:
 def weights(run_dir: str | Path) -> dict[str, np.ndarray]:
     """By our names, whichever way to them the checkpoint took; moments left out."""
     reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(Path(run_dir) / "checkpoints")))
-    places = [
-        name for name in reader.get_variable_to_shape_map() if "/momentum/" not in name and "/velocity/" not in name
-    ]
+    places = [place for place in reader.get_variable_to_shape_map() if not re.search("/(momentum|velocity)/", place)]
     names = {place.partition("/.ATTRIBUTES")[0].rpartition("/")[2].replace(".S", "/"): place for place in places}
     return {name: reader.get_tensor(place) for name, place in names.items() if name.startswith(PARTS)}
 
@@ -98,7 +97,7 @@ def test_what_rests_in_transfer_is_the_teacher_s(teacher: Path) -> None:
 REFUSED = {
     "no teacher": (["task.teacher_checkpoint=null"], "task.teacher_checkpoint names no teacher to learn from; "),
     "no such run": (["task.teacher_checkpoint=/no/such/run"], "task.teacher_checkpoint=/no/such/run"),
-    "another teacher": (["task.teacher.intermediate_size=64"], "was trained with task.teacher.intermediate_size=32, not 64; "),
+    "another teacher": (["task.teacher.intermediate_size=64"], "with task.teacher.intermediate_size=32, not 64; "),
     "deeper teacher": (["task.teacher.num_layers=4"], "the teacher has 4 layers and the student 2; "),
     "odd steps": (["task.transfer.steps=9"], "=9 is not divisible by the student's 2 layers; set it to 8"),
     "other width": (["model.hidden_size=64"], "model.hidden_size=64 and task.teacher.hidden_size=32 differ; "),
