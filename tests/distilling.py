@@ -117,52 +117,68 @@ def updates(config: ExperimentConfig) -> dict[str, np.ndarray]:
     """Figures of every update, and the weights after each phase."""
     import tensorflow as tf
 
-    from mobilebert_exp.modeling import optimizers, transfer
-    from mobilebert_exp.modeling.lesson import Lesson
-    from mobilebert_exp.modeling.pretrainer import PretrainingModel
-    from mobilebert_exp.runners.loop import TrainingLoop
     from mobilebert_exp.runners.schedule import planned
     from mobilebert_exp.runners.strategy import create_strategy
-    from mobilebert_exp.tasks import distill
 
-    assert isinstance(config.task, distill.Config)
-    task = distill.create(config.task, data_root=None, cache_dir="")
     found: dict[str, np.ndarray] = {}
     with create_strategy(config.hardware).scope():
-        student, teacher = PretrainingModel(config.model), PretrainingModel(config.task.teacher)
-        for model, seed in ((student, 1), (teacher, 2)):
-            values = start(model.encoder.config, seed=seed)
-            for name, variable in {**model.encoder.weights, **model.weights}.items():
-                variable.assign(values[name])
-        matching = transfer.layer_map(config.task.transfer, student=config.model, teacher=config.task.teacher)
-        task.student = config.model
-        task.lesson = Lesson(teacher, matching=matching, config=config.task.transfer)
+        task, student = _lesson(config)
         step = tf.Variable(
             0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, name="step"
         )
         for phase in planned(config, task):
-            optimizer = optimizers.create(
-                {variable.name.split(":")[0]: variable for variable in student.trainable_variables},
-                phase.optimizer,
-                total_steps=phase.optimizer_steps,
-                warmup_steps=phase.warmup_steps,
-            )
-            batches = tf.data.Dataset.from_tensors(batch()).repeat().unbatch().batch(BATCH, drop_remainder=True)
-            loop = TrainingLoop(
-                planned=phase,
-                module=student,
-                optimizer=optimizer,
-                step=step,
-                batches=tf.distribute.get_strategy().experimental_distribute_dataset(batches),
-                config=config,
-            )
-            figures = loop.train(tf.constant(phase.phase.steps))
+            figures = _loop(phase, student, step, config).train(tf.constant(phase.phase.steps))
             found |= {f"{phase.number}:{name}": value.numpy() for name, value in figures.items()}
-            found |= {
-                f"{phase.number}:{name}": variable.numpy()
-                for name, variable in {**student.encoder.weights, **student.weights}.items()
-            }
+            found |= {f"{phase.number}:{name}": variable.numpy() for name, variable in _variables(student).items()}
     return found
+
+
+def _variables(model: Any) -> dict[str, Any]:
+    return {**model.encoder.weights, **model.weights}
+
+
+def _lesson(config: ExperimentConfig) -> tuple[Any, Any]:
+    """The task with its teacher, and the student."""
+    from mobilebert_exp.modeling import transfer
+    from mobilebert_exp.modeling.lesson import Lesson
+    from mobilebert_exp.modeling.pretrainer import PretrainingModel
+    from mobilebert_exp.tasks import distill
+
+    assert isinstance(config.task, distill.Config)
+    task = distill.create(config.task, data_root=None, cache_dir="")
+    student, teacher = PretrainingModel(config.model), PretrainingModel(config.task.teacher)
+    for model, seed in ((student, 1), (teacher, 2)):
+        values = start(model.encoder.config, seed=seed)
+        for name, variable in _variables(model).items():
+            variable.assign(values[name])
+    matching = transfer.layer_map(config.task.transfer, student=config.model, teacher=config.task.teacher)
+    task.student = config.model
+    task.lesson = Lesson(teacher, matching=matching, config=config.task.transfer)
+    return task, student
+
+
+def _loop(phase: Any, student: Any, step: Any, config: ExperimentConfig) -> Any:
+    """The trainer of a phase, always on the one batch."""
+    import tensorflow as tf
+
+    from mobilebert_exp.modeling import optimizers
+    from mobilebert_exp.runners.loop import TrainingLoop
+
+    optimizer = optimizers.create(
+        {variable.name.split(":")[0]: variable for variable in student.trainable_variables},
+        phase.optimizer,
+        total_steps=phase.optimizer_steps,
+        warmup_steps=phase.warmup_steps,
+    )
+    batches = tf.data.Dataset.from_tensors(batch()).repeat().unbatch().batch(BATCH, drop_remainder=True)
+    return TrainingLoop(
+        planned=phase,
+        module=student,
+        optimizer=optimizer,
+        step=step,
+        batches=tf.distribute.get_strategy().experimental_distribute_dataset(batches),
+        config=config,
+    )
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -209,17 +225,13 @@ def _after_transfer(config: ExperimentConfig) -> Expected:
             def loss(weights: Arrays, turns: list[int] = turns, held: Arrays = held) -> np.ndarray:
                 ours = Model({**held, **weights}, config.model).encode(*_inputs())
                 assert transfer.layer_map is not None
-                return sum(
-                    oracle.weighted(
-                        oracle.transfer(
-                            ours, theirs, _inputs()[1], layer=turn, matching=transfer.layer_map[turn] - 1,
-                            config=transfer,
-                        ),
-                        transfer,
-                        layers=LAYERS,
+                taught = [
+                    oracle.transfer(
+                        ours, theirs, _inputs()[1], layer=turn, matching=transfer.layer_map[turn] - 1, config=transfer
                     )
                     for turn in turns
-                )  # fmt: skip
+                ]
+                return np.sum([oracle.weighted(each, transfer, layers=LAYERS) for each in taught])
 
             asked = turns if is_frozen else range(max(turns) + 1)
             found = gradients(loss, held, layers=asked, others=not is_frozen)
@@ -270,7 +282,7 @@ def main(file: Path) -> None:
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    found = updates(experiment(replicas=2))
+    found: Any = updates(experiment(replicas=2))
     np.savez(file, **found)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy_mobilebert import Arrays, Encoded, absolute, layer_norm, log_softmax
@@ -108,17 +109,17 @@ class Lamb:
                 self._move(name, layer, scaled[layer], rate * (1.0 if factors is None else factors[layer]))
         return norm
 
-    def _move(self, name: str, place: object, gradient: np.ndarray, rate: float) -> None:
+    def _move(self, name: str, place: Any, gradient: np.ndarray, rate: float) -> None:
         config, weights = self._config, self.weights[name]
         if rate == 0:
-            self.first[name][place] = self.second[name][place] = 0  # type: ignore[index]
+            self.first[name][place] = self.second[name][place] = 0
             return
-        first = config.beta_1 * self.first[name][place] + (1 - config.beta_1) * gradient  # type: ignore[index]
-        second = config.beta_2 * self.second[name][place] + (1 - config.beta_2) * gradient**2  # type: ignore[index]
-        self.first[name][place], self.second[name][place] = first, second  # type: ignore[index]
+        first = config.beta_1 * self.first[name][place] + (1 - config.beta_1) * gradient
+        second = config.beta_2 * self.second[name][place] + (1 - config.beta_2) * gradient**2
+        self.first[name][place], self.second[name][place] = first, second
         update, ratio = first / (np.sqrt(second) + config.epsilon), 1.0
         if name.endswith(("/kernel", "/table")):
-            update = update + config.weight_decay * weights[place]  # type: ignore[index]
-            sizes = np.linalg.norm(weights[place]), np.linalg.norm(update)  # type: ignore[index]
+            update = update + config.weight_decay * weights[place]
+            sizes = np.linalg.norm(weights[place]), np.linalg.norm(update)
             ratio = float(sizes[0] / sizes[1]) if min(sizes) > 0 else 1.0
-        weights[place] = weights[place] - rate * ratio * update  # type: ignore[index]
+        weights[place] = weights[place] - rate * ratio * update

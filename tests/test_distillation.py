@@ -85,7 +85,7 @@ def test_numpy_and_the_encoder_agree(normalization: Normalization, narrow: str) 
         key_query_shared_bottleneck=narrow == "shared",
     )
     made = encoder(config, seed=4)
-    found = made(*(tf.constant(part, tf.int32) for part in texts()), all_layers=True)
+    found: Any = made(*(tf.constant(part, tf.int32) for part in texts()), all_layers=True)
     weights = {name: value.numpy().astype(np.float64) for name, value in made.weights.items()}
     expected = Model(weights, config).encode(*texts())
     np.testing.assert_allclose(found.hidden_ABLH, np.stack(expected.hidden), rtol=1e-4, atol=1e-5)
@@ -238,7 +238,8 @@ def test_one_graph_gives_every_layer(loop: LayerLoop) -> None:
     """Output and scores of each block, and one trace for all."""
     made = encoder(architecture(layer_loop=loop), seed=7)
     batch = [tf.constant(part, tf.int32) for part in texts()]
-    whole, traces = made(*batch, all_layers=True), 0
+    whole: Any = made(*batch, all_layers=True)
+    traces = 0
 
     @tf.function(autograph=False)
     def at(layer: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

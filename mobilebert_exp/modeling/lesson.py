@@ -94,7 +94,8 @@ class Lesson:
 
 def answers(model: PretrainingModel, batch: Batch, *, seed: tf.Tensor | None, all_layers: bool) -> PretrainingOutput:
     """What a model returns for a batch with the original's keys."""
-    return model(*_inputs(batch), batch["masked_lm_positions"], seed=seed, all_layers=all_layers)
+    ids, mask, segments = _inputs(batch)
+    return model(ids, mask, segments, batch["masked_lm_positions"], seed=seed, all_layers=all_layers)
 
 
 def encoded(model: PretrainingModel, batch: Batch) -> EncoderOutput:
