@@ -54,7 +54,9 @@ def teacher_architecture(**changes: Any) -> ModelConfig:
     return architecture(**{**wide, "key_query_shared_bottleneck": False, "classifier_activation": True, **changes})
 
 
-def experiment(*, replicas: int = 1, loop: LayerLoop = LayerLoop.scan, **changes: Any) -> ExperimentConfig:
+def experiment(
+    *, replicas: int = 1, loop: LayerLoop = LayerLoop.scan, xla: bool = False, **changes: Any
+) -> ExperimentConfig:
     """Every layer's turn, then one update of PD; `changes` are of `task.transfer`."""
     import toy
 
@@ -82,6 +84,7 @@ def experiment(*, replicas: int = 1, loop: LayerLoop = LayerLoop.scan, **changes
         model=architecture(layer_loop=loop),
         hardware__distribution=kind,
         hardware__num_replicas=replicas,
+        hardware__xla=xla,
         trainer__max_steps=None,
     )
 
@@ -127,8 +130,10 @@ def updates(config: ExperimentConfig) -> dict[str, np.ndarray]:
             0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, name="step"
         )
         for phase in planned(config, task):
-            figures = _loop(phase, student, step, config).train(tf.constant(phase.phase.steps))
-            found |= {f"{phase.number}:{name}": value.numpy() for name, value in figures.items()}
+            loop = _loop(phase, student, step, config)
+            calls = [loop.train(tf.constant(1)) for _ in range(phase.phase.steps)]
+            found |= {f"{phase.number}:{name}": np.concatenate([each[name] for each in calls]) for name in calls[0]}
+            found[f"{phase.number}:traces"] = np.array(loop._loop.experimental_get_tracing_count())
             found |= {f"{phase.number}:{name}": variable.numpy() for name, variable in _variables(student).items()}
     return found
 

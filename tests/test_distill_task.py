@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -11,9 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
 from command_line import Ended, here
+from test_training_loop import stopped
 
+from mobilebert_exp import registry
 from mobilebert_exp.composition import compose
+from mobilebert_exp.config import ExperimentConfig
 
 SMALL = [
     "model.num_layers=2", "model.hidden_size=32", "model.intra_bottleneck_size=16", "model.embedding_size=16",
@@ -116,6 +121,39 @@ def test_a_mistake_is_one_line(name: str, teacher: Path) -> None:
     assert ended.code == 2, ended.err
     assert ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
     assert message in ended.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "after", [2, 4, 6, 8, 11], ids=["first_turn", "its_end", "second_turn", "end_of_transfer", "answers"]
+)
+def test_a_run_goes_on_where_it_stopped(after: int, whole: Path, teacher: Path, tmp_path: Path) -> None:
+    """Weights, moments and step, bit for bit."""
+    config, task = assembled(teacher)
+    stopped(config, task, tmp_path / "run", after=after)
+    assert tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints")).endswith(f"ckpt-{after}")
+    toy.run(config, task, tmp_path / "run")
+    expected, found = (toy.weights(str(place / "checkpoints" / "ckpt-14")) for place in (whole, tmp_path / "run"))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def assembled(teacher: Path) -> tuple[ExperimentConfig, Any]:
+    """The student's experiment, which looks at every step, and its task."""
+    cache = f"cache_dir={folder_of(teacher)}/cache"
+    config = compose([*STUDENT, f"task.teacher_checkpoint={teacher}", cache, "hardware.steps_per_loop=1"])
+    task: Any = registry.create_task(config)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=task.vocab_size)), task
+
+
+@pytest.fixture(scope="module")
+def whole(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    config, task = assembled(teacher)
+    folder = tmp_path_factory.mktemp("whole")
+    toy.run(config, task, folder)
+    return folder
 
 
 def test_the_readme_s_recipe_is_the_default() -> None:

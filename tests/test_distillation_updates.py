@@ -60,8 +60,21 @@ def test_other_choices(choices: tuple[LowerLayers, Padding, Strategy], loop: Lay
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lower", list(LowerLayers))
+def test_compiled_by_xla(lower: LowerLayers) -> None:
+    """As accelerators run it: the layer in turn is a tensor there too."""
+    found = distilling.updates(distilling.experiment(xla=True, lower_layers=lower))
+    check(found, distilling.expected(lower, Padding.counted, Strategy.progressive))
+
+
+@pytest.mark.slow
 def test_two_replicas() -> None:
     check(distilling.measured(), distilling.expected(*ORIGINAL))
+
+
+def test_the_next_layer_s_turn_traces_nothing_anew() -> None:
+    found = updated(*ORIGINAL, LayerLoop.scan)
+    assert [int(found[f"{phase}:traces"]) for phase in (0, 1)] == [1, 1]
 
 
 def test_what_rests_does_not_move() -> None:

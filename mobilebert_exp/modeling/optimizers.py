@@ -56,6 +56,7 @@ class Optimizer(tf.Module):
         *,
         step: tf.Tensor,
         factors: Mapping[str, tf.Tensor | float] | None = None,
+        layer: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Sums the gradients over the replicas, clips them, updates every variable.
 
@@ -65,12 +66,14 @@ class Optimizer(tf.Module):
           factors: by the name of the variable, what its rate is multiplied by: a scalar, or `[A, 1, …]` over the layers
             of a stacked one; 1 for a name that is not there. Where it is 0 the moments are reset. A plain 0.0 says that
             the variable rests as long as this optimizer lives: its moments are 0 all the time, and nothing is computed.
+          layer: the only layer whose gradients and factors are not 0, an int32 scalar: then no other is touched, but
+            for an update of rate 0, which resets the moments of all. None where there is no such layer.
 
         Returns:
           `learning_rate` (before factors) and `gradient_norm` (before clipping), scalars.
         """
         context = tf.distribute.get_replica_context()
-        dense = self._dense(gradients, factors or {})
+        dense = self._dense(gradients, factors or {}, layer)
         resting = {name for name in dense if factors and _rests(factors.get(name))}
         if context.num_replicas_in_sync > 1:
             dense = context.all_reduce(tf.distribute.ReduceOp.SUM, dense)
@@ -80,7 +83,7 @@ class Optimizer(tf.Module):
         scalars = self._scalars(step)
         clipped = {name: gradient * scale for name, gradient in dense.items() if name not in resting}
         own = None if factors is None else {name: factors[name] for name in clipped if name in factors}
-        context.merge_call(self._update_all, args=(clipped, scalars, own))
+        context.merge_call(self._update_all, args=(clipped, scalars, own, layer))
         return {"learning_rate": scalars["rate"], "gradient_norm": norm}
 
     def _scalars(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -99,15 +102,23 @@ class Optimizer(tf.Module):
         }
 
     def _dense(
-        self, gradients: Sequence[tf.Tensor | None], factors: Mapping[str, tf.Tensor | float]
+        self,
+        gradients: Sequence[tf.Tensor | None],
+        factors: Mapping[str, tf.Tensor | float],
+        layer: tf.Tensor | None,
     ) -> dict[str, tf.Tensor]:
-        """The gradients by name; of variables that rest only those that there are, since they count in the norm."""
+        """The gradients by name, of `layer` alone where there is one: `[1, …]`.
+
+        Of variables that rest only those that there are, since they count in the norm.
+        """
         found = {}
         for (name, variable), gradient in zip(self._variables.items(), gradients, strict=True):
             if gradient is not None:
                 found[name] = tf.convert_to_tensor(gradient)
             elif not _rests(factors.get(name)):
                 found[name] = tf.zeros(variable.shape, variable.dtype)
+            if layer is not None and name in found and name.startswith(STACKED):
+                found[name] = tf.gather(found[name], layer[None])
         return found
 
     def _update_all(
@@ -116,6 +127,7 @@ class Optimizer(tf.Module):
         gradients: dict[str, tf.Tensor],
         scalars: dict[str, tf.Tensor],
         factors: dict[str, tf.Tensor] | None,
+        layer: tf.Tensor | None,
     ) -> None:
         is_fused = factors is None and not self.is_layer_adapted
         for name, gradient in gradients.items():
@@ -126,7 +138,7 @@ class Optimizer(tf.Module):
                 axes = self._slice_axes(name)
                 update = functools.partial(_spelled_out, config=self._config, decay=decay, slice_axes=axes)
             arguments = (gradient, self.momentum[name], self.velocity[name], scalars)
-            own = () if factors is None else (factors.get(name),)
+            own = () if factors is None else (factors.get(name), layer if name.startswith(STACKED) else None)
             strategy.extended.update(self._variables[name], update, args=(*arguments, *own), group=False)
 
     def _slice_axes(self, name: str) -> tuple[int, ...] | None:
@@ -194,28 +206,58 @@ def _spelled_out(
     velocity: tf.Variable,
     scalars: dict[str, tf.Tensor],
     factor: tf.Tensor | None = None,
+    layer: tf.Tensor | None = None,
     *,
     config: OptimizerConfig,
     decay: float,
     slice_axes: tuple[int, ...] | None,
 ) -> None:
     """The same in single operations, for updates that the kernel does not know: by layer, or to a layer's size."""
-    first = config.beta_1 * momentum + (1 - config.beta_1) * gradient
-    second = config.beta_2 * velocity + (1 - config.beta_2) * tf.square(gradient)
+    weights, first, second = (_of(layer, each) for each in (variable, momentum, velocity))
+    first = config.beta_1 * first + (1 - config.beta_1) * gradient
+    second = config.beta_2 * second + (1 - config.beta_2) * tf.square(gradient)
     root = tf.sqrt(second / (1 - scalars["power_2"])) if config.bias_correction else tf.sqrt(second)
     update = (first / (1 - scalars["power_1"]) if config.bias_correction else first) / (root + config.epsilon)
     if decay:
-        update += decay * variable
+        update += decay * weights
     rate = scalars["rate"]
     if slice_axes is not None:
-        rate *= _trust_ratio(tf.convert_to_tensor(variable), update, slice_axes)
+        rate *= _trust_ratio(weights, update, slice_axes)
     if factor is not None:
+        factor = _of(layer, factor)
         rate *= factor
         moves = tf.cast(tf.not_equal(factor, 0.0), first.dtype)
         first, second = first * moves, second * moves
-    momentum.assign(first)
-    velocity.assign(second)
-    variable.assign_sub(rate * update)
+    if layer is None:
+        momentum.assign(first)
+        velocity.assign(second)
+        variable.assign_sub(rate * update)
+    else:
+        _assign_layer((variable, momentum, velocity), (weights - rate * update, first, second), layer, factor)
+
+
+def _of(layer: tf.Tensor | None, value: tf.Variable | tf.Tensor) -> tf.Tensor:
+    """One layer's share, `[1, …]`, or all of it."""
+    return tf.convert_to_tensor(value) if layer is None else tf.gather(value, layer[None])
+
+
+def _assign_layer(
+    variables: tuple[tf.Variable, ...], values: tuple[tf.Tensor, ...], layer: tf.Tensor, factor: tf.Tensor | None
+) -> None:
+    """Weights and moments of one layer; where its rate is 0 the moments of all layers are reset instead."""
+
+    def moved() -> None:
+        for variable, value in zip(variables, values, strict=True):
+            tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=layer[None], updates=value)
+
+    def reset() -> None:
+        for moment in variables[1:]:
+            moment.assign(tf.zeros(moment.shape, moment.dtype))
+
+    if factor is None:
+        moved()
+    else:
+        tf.cond(tf.reduce_all(tf.equal(factor, 0.0)), reset, moved)
 
 
 def _trust_ratio(weights: tf.Tensor, update: tf.Tensor, axes: tuple[int, ...]) -> tf.Tensor:

@@ -97,7 +97,10 @@ class TrainingLoop(orbit.AbstractTrainer):
         shared, gradients = self._compute(batch, dict(totals), in_phase, seed)
         rates = self._objective.rates(in_phase)
         applied = self._optimizer.apply(
-            gradients, step=step - self._planned.optimizer_first_step, factors=None if rates is None else rates.factors
+            gradients,
+            step=step - self._planned.optimizer_first_step,
+            factors=None if rates is None else rates.factors,
+            layer=None if rates is None else rates.layer,
         )
         rate = applied["learning_rate"]
         groups = [] if rates is None else [rate * factor for factor in rates.groups.values()]

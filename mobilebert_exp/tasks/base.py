@@ -127,10 +127,13 @@ class Rates:
         is not there. Where it is 0 the moments are reset and nothing is decayed; a plain 0.0 in place of a tensor says
         that the variable rests throughout the phase, which costs nothing.
       groups: scalars by name, to be recorded, each times the rate, as `learning_rate/NAME`.
+      layer: the only layer whose gradients and factors are not 0, an int32 scalar, where there is one: no other is then
+        touched, but by an update in which that factor is 0 too, which resets the moments of all.
     """
 
     factors: Mapping[str, tf.Tensor | float]
     groups: Mapping[str, tf.Tensor] = field(default_factory=dict)
+    layer: tf.Tensor | None = None
 
 
 class Objective(Protocol):

@@ -18,7 +18,7 @@ from mobilebert_exp.config import MISSING, DType, ExperimentConfig, ModelConfig
 from mobilebert_exp.data import cache, sources
 from mobilebert_exp.errors import CheckpointError, ConfigError
 from mobilebert_exp.modeling import transfer
-from mobilebert_exp.modeling.transfer import Strategy, TransferConfig
+from mobilebert_exp.modeling.transfer import LowerLayers, Strategy, TransferConfig
 from mobilebert_exp.tasks import _pretraining
 from mobilebert_exp.tasks._budget import Budget
 from mobilebert_exp.tasks.base import Phase, Rates, Split
@@ -249,11 +249,15 @@ class KnowledgeTransfer:
     def rates(self, step: tf.Tensor) -> Rates:
         from mobilebert_exp.modeling import distillation
 
-        config, model = self.task.config.transfer, self.task.student
-        specs = self.task.variables(model)
+        config, model, turn = self.task.config.transfer, self.task.student, self._turn
+        specs, layer = self.task.variables(model), None
+        # With turns of one step no update of rate 0 lies between two layers, to reset the moments of the former.
+        if config.lower_layers is LowerLayers.frozen and config.strategy is Strategy.progressive and turn > 1:
+            layer = distillation.layer_in_turn(step, steps_per_layer=turn, layers=model.num_layers)
         return Rates(
-            factors=distillation.rate_factors(specs, config, step, steps_per_layer=self._turn, layers=model.num_layers),
-            groups=distillation.rate_groups(config, step, steps_per_layer=self._turn),
+            factors=distillation.rate_factors(specs, config, step, steps_per_layer=turn, layers=model.num_layers),
+            groups=distillation.rate_groups(config, step, steps_per_layer=turn),
+            layer=layer,
         )
 
     @property
