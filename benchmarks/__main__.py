@@ -10,7 +10,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import convert, features, first_step, input_pipeline, report, startup, step_time, tokenizers
+from benchmarks import (
+    convert,
+    features,
+    first_step,
+    input_pipeline,
+    pretraining_data,
+    report,
+    startup,
+    step_time,
+    tokenizers,
+    transfer_step,
+)
 from benchmarks.measurement import Comparison
 from benchmarks.processes import BenchmarkError
 
@@ -18,10 +29,12 @@ BENCHMARKS = {
     "startup": startup,
     "first_step": first_step,
     "step_time": step_time,
+    "transfer_step": transfer_step,
     "tokenizers": tokenizers,
     "features": features,
     "input_pipeline": input_pipeline,
     "convert": convert,
+    "pretraining_data": pretraining_data,
 }
 
 

@@ -21,6 +21,7 @@ from mobilebert_exp.data.tokenizer import SPECIAL_TOKENS
 
 WORDS = 40_000
 PIECES = 20_000  # most frequent words that are a piece of the vocabulary; other words are cut
+WORDS_A_SENTENCE, SENTENCES_A_DOCUMENT = 18, (5, 60)
 WORDS_A_PARAGRAPH, WORDS_A_QUESTION, QUESTIONS_A_PARAGRAPH, PARAGRAPHS_AN_ARTICLE = 120, 10, 5, 40
 
 
@@ -79,6 +80,15 @@ class Writer:
             questions.append({"id": name, "question": question, "answers": [answer]})
         return {"context": context, "qas": questions}
 
+    def documents(self, sentences: int) -> Iterator[str]:
+        """Sentences of a text for pre-training, a line each, with an empty line after every document."""
+        while sentences > 0:
+            count = min(sentences, self._rng.randint(*SENTENCES_A_DOCUMENT))
+            for _ in range(count):
+                yield " ".join(self.words(max(3, int(self._rng.gauss(WORDS_A_SENTENCE, 7)))))
+            yield ""
+            sentences -= count
+
     def rows(self, count: int, *, words_a: int, words_b: int) -> Iterator[tuple[str, str, str]]:
         """Two texts, the second empty if it has no words, and a label."""
         for _ in range(count):
@@ -89,6 +99,10 @@ class Writer:
 
 def write_squad(path: Path, *, questions: int, seed: int = 0) -> None:
     path.write_text(json.dumps(Writer(seed).squad(questions)), encoding="utf-8")
+
+
+def write_documents(path: Path, *, sentences: int) -> None:
+    path.write_text("\n".join(Writer(2).documents(sentences)) + "\n", encoding="utf-8")
 
 
 def write_vocabulary(path: Path) -> None:

@@ -78,6 +78,7 @@ class TrackerKind(enum.Enum):
 
 class OptimizerKind(enum.Enum):
     adamw = "adamw"
+    lamb = "lamb"
 
 
 class Resume(enum.Enum):
@@ -155,7 +156,7 @@ class ModelConfig:
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW as the original: no bias correction, decay off on norms and biases, one global clip.
+    """AdamW or LAMB as the original: no bias correction, decay off on norms and biases, one global clip.
 
     The learning rate rises linearly over the warm-up and then falls polynomially to `end_learning_rate_ratio` of
     its peak. `warmup_steps` wins over `warmup_proportion`.
@@ -213,12 +214,17 @@ class TaskConfig:
     main_metric: str = MISSING
     vocab_file: str | None = None
     lower_case: bool = True
+    use_summary: bool = False  # whether figures become TensorBoard events too
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
         at_least("task", 1, **_integers(self, of=TaskConfig))
         positive("task", num_train_epochs=self.num_train_epochs)
         self.vocab_file = optional_place("task.vocab_file", self.vocab_file)
+
+    def train_batches(self) -> dict[str, int]:
+        """Global batches of training by their keys; a task with phases of its own may have several."""
+        return {"global_batch_size": self.global_batch_size}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -374,10 +380,9 @@ class ExperimentConfig:
         """Raises ConfigError where a replica's or micro-batch's share is not whole; again when devices are found."""
         parts = num_replicas * self.trainer.gradient_accumulation_steps
         accumulated = "" if parts == num_replicas else " x trainer.gradient_accumulation_steps"
-        for name, size, count, origin in (
-            ("global_batch_size", self.task.global_batch_size, parts, f"replicas{accumulated}"),
-            ("eval_batch_size", self.task.eval_batch_size, num_replicas, "replicas"),
-        ):
+        trained = [(name, size, parts, f"replicas{accumulated}") for name, size in self.task.train_batches().items()]
+        evaluated = ("eval_batch_size", self.task.eval_batch_size, num_replicas, "replicas")
+        for name, size, count, origin in (*trained, evaluated):
             require(
                 size % count == 0,
                 f"task.{name}={size} is not divisible by {count} ({origin}); set it to {-(-size // count) * count}",

@@ -28,7 +28,7 @@ from mobilebert_exp.errors import (
 from mobilebert_exp.files import write_json
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
 from mobilebert_exp.storage.place import Place
-from mobilebert_exp.tasks.base import Task
+from mobilebert_exp.tasks.base import Demanding, Task
 from mobilebert_exp.tracking import provenance, states, store, weights
 from mobilebert_exp.tracking.base import RunInfo, RunState, Tracker
 from mobilebert_exp.tracking.report import end_table
@@ -103,7 +103,10 @@ def _assembled(config: ExperimentConfig) -> tuple[ExperimentConfig, Task]:
     """The task, and the configuration with what was left open."""
     config = dataclasses.replace(config, cache_dir=str(Path(config.cache_dir or DEFAULT_CACHE).expanduser().resolve()))
     task = registry.create_task(config)
-    return dataclasses.replace(config, model=_resolved_model(config, task)), task
+    config = dataclasses.replace(config, model=_resolved_model(config, task))
+    if isinstance(task, Demanding):
+        task.check_model(config.model)
+    return config, task
 
 
 def _resolved_model(config: ExperimentConfig, task: Task) -> Any:

@@ -74,7 +74,7 @@ def data_set(name: str) -> str:
     """How a task that is several data sets is asked for one by this name: `task=T task.dataset=NAME`; "" if none is."""
     for kind in registry.task_kinds():
         known = typing.get_type_hints(registry.task_module(kind).Config).get(DATA_SET)
-        names = [member.name for member in known] if isinstance(known, enum.EnumType) else []
+        names = list(known.__members__) if isinstance(known, enum.EnumType) else []
         if kind in options("task") and (found := same(name, names)):
             return f"task={kind} task.{DATA_SET}={found}"
     return ""

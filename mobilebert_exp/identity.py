@@ -17,7 +17,7 @@ READS = {  # what a mode reads; plan reads nothing here, and prepare what there 
 }
 NOT_IDENTITY = (
     *("output_dir", "cache_dir", "shared_cache", "upload_to", "resume", "tracking."),
-    *("hardware.steps_per_loop", "hardware.feature_workers", "trainer.keep_checkpoints"),
+    *("hardware.steps_per_loop", "hardware.feature_workers", "trainer.keep_checkpoints", "task.use_summary"),
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 NAMES = {  # each module offers `main(arguments: list[str]) -> int`, an exit code
     "convert": "mobilebert_exp.convert",
+    "create_pretraining_data": "mobilebert_exp.pretraining_data",
     "doctor": "mobilebert_exp.doctor",
     "translate": "mobilebert_exp.translate",
 }

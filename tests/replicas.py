@@ -87,6 +87,16 @@ def _trained(folder: Path, *, calls: list[int] | None = None, **changes: object)
     return {"losses": found.losses, "gradient_norms": found.gradient_norms, **found.weights}
 
 
+def _weighted(folder: Path, **changes: object) -> dict[str, np.ndarray]:
+    """Three steps of the first phase of the task in phases, whose weights are uneven."""
+    import phased
+    import toy
+
+    config = toy.experiment(**changes)
+    found = toy.steps(config, phased.PhasedTask(config=config.task, folder=folder), calls=[3])
+    return {"losses": found.losses, "gradient_norms": found.gradient_norms, **found.weights}
+
+
 def _evaluated(folder: Path, count: int) -> dict[str, np.ndarray]:
     """The outputs of a fresh model for the 21 dev rows, as the evaluator hands them to the task."""
     import toy
@@ -117,20 +127,20 @@ def pieces() -> dict[str, np.ndarray]:
     }
 
 
-def _optimized(count: int) -> dict[str, np.ndarray]:
-    """AdamW after three updates, each replica bringing its share of the pieces."""
+def _optimized(count: int, *, kind: str, factors: Mapping[str, float] | None = None) -> dict[str, np.ndarray]:
+    """An optimizer after three updates, each replica bringing its share of the pieces."""
     import tensorflow as tf
     import toy
 
-    from mobilebert_exp.config import OptimizerConfig
-    from mobilebert_exp.modeling.optimizers import AdamW
+    from mobilebert_exp.config import OptimizerConfig, OptimizerKind
+    from mobilebert_exp.modeling import optimizers
     from mobilebert_exp.runners.strategy import create_strategy
 
-    settings = OptimizerConfig(learning_rate=0.1, gradient_clip_norm=0.5)
+    settings = OptimizerConfig(name=OptimizerKind[kind], learning_rate=0.1, gradient_clip_norm=0.5)
     strategy = create_strategy(toy.experiment(**_hardware(count)).hardware)
     with strategy.scope():
         variables = {name: tf.Variable(tf.ones(value.shape[1:]), name=name) for name, value in pieces().items()}
-        optimizer = AdamW(variables, settings, total_steps=10, warmup_steps=2)
+        optimizer = optimizers.create(variables, settings, total_steps=10, warmup_steps=2)
 
     @tf.function
     def update(step: tf.Tensor) -> tf.Tensor:
@@ -141,7 +151,8 @@ def _optimized(count: int) -> dict[str, np.ndarray]:
                 tf.reduce_sum(tf.constant(value)[mine * share : (mine + 1) * share], axis=0)
                 for value in pieces().values()
             ]
-            return optimizer.apply(gradients, step=step)["gradient_norm"]
+            chosen = None if factors is None else {name: tf.constant(factor) for name, factor in factors.items()}
+            return optimizer.apply(gradients, step=step, factors=chosen)["gradient_norm"]
 
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica), axis=None)
 
@@ -156,9 +167,16 @@ def _measure(folder: Path) -> dict[str, np.ndarray]:
     for count in COUNTS:
         found[f"train-{count}"] = _trained(folder, calls=[10] if count == 1 else [1, 3, 6], **_hardware(count))
         found[f"evaluate-{count}"] = _evaluated(folder, count)
-        found[f"adamw-{count}"] = _optimized(count)
+        found[f"adamw-{count}"] = _optimized(count, kind="adamw")
+    for count in (1, 2):
+        found[f"lamb-{count}"] = _optimized(count, kind="lamb")
+        for kind in ("adamw", "lamb"):
+            found[f"{kind}-factors-{count}"] = _optimized(count, kind=kind, factors={"a/kernel": 0.5})
     both = {"trainer__gradient_accumulation_steps": 2, "hardware__xla": True}
     found["accumulated-xla-2"] = _trained(folder, **_hardware(2, **both))
+    found["weighted-1"] = _weighted(folder)
+    found["weighted-2"] = _weighted(folder, **_hardware(2))
+    found["weighted-accumulated-xla-2"] = _weighted(folder, **_hardware(2, **both))
     found["bfloat16-2"] = _trained(folder, calls=[3], **_hardware(2, hardware__dtype=DType.bfloat16))
     return {f"{run}:{name}": value for run, values in found.items() for name, value in values.items()}
 

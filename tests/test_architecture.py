@@ -39,9 +39,13 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "data.parallel": ("workers", set()),
     "data": ("data", {"storage", "shared cache", "workers"}),
     "data.sources": ("sources", {"storage", "data"}),
+    "data.patterns": ("sources", {"storage"}),
+    "data.pretraining.inputs": ("sources", {"data"}),  # names texts and records wherever they lie
     "modeling": ("modeling", set()),
     "tasks.base": ("task interface", {"modeling"}),
     "tasks._classification": ("task part", {"data", "sources", "modeling", "task interface"}),  # what some tasks share
+    "tasks._pretraining": ("task part", {"data", "sources", "modeling", "task interface"}),
+    "tasks._budget": ("task part", {"data", "sources", "modeling", "task interface"}),
     "tasks": ("tasks", {"data", "sources", "modeling", "task interface", "task part"}),
     "data.pipeline": ("pipeline", {"data", "task interface"}),
     "tracking.base": ("tracker interface", set()),
@@ -65,6 +69,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "sweeping": ("sweeping", {"experiment", "tracking", "tracker interface", "sweep's note"}),
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for
     "doctor": ("doctor", {"storage", "tracking"}),
+    "pretraining_data": ("pre-training data", {"storage", "data", "sources", "workers"}),
     "translate": ("translation", set()),
     "convert": ("conversion", {"composition", "sources", "data", "modeling", "tracking"}),
     "__main__": ("entry", {"composition", "experiment", "verbs"}),

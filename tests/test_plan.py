@@ -20,7 +20,7 @@ from mobilebert_exp.errors import ConfigError, DataError
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
 from mobilebert_exp.runners import plan
 from mobilebert_exp.runners.base import Job, StopRequest
-from mobilebert_exp.runners.schedule import schedule, unreached
+from mobilebert_exp.runners.schedule import PlannedPhase, planned, schedule, unreached
 from mobilebert_exp.tasks.base import Split
 from mobilebert_exp.tracking.nothing import NoTracker
 
@@ -170,13 +170,17 @@ def test_a_cap_that_the_epochs_do_not_reach_is_told() -> None:
     job = _job("model=opt", "trainer.max_steps=100000", "task.num_train_epochs=1.5")
     note = "trainer.max_steps=100000 is a cap, and task.num_train_epochs=1.5 gives 4,106 steps; "
     assert note in " ".join(plan.run(job).text.split())
-    config, planned = job.config, schedule(job.config, num_examples=TRAIN)
-    assert unreached(config, planned) == f"{note}raise task.num_train_epochs for more"
+    assert unreached(job.config, _phases(job.config)) == f"{note}raise task.num_train_epochs for more"
     for enough in ("trainer.max_steps=4106", "trainer.max_steps=null"):
         reached = compose(["task.num_train_epochs=1.5", enough])
-        assert unreached(reached, schedule(reached, num_examples=TRAIN)) == ""
+        assert unreached(reached, _phases(reached)) == ""
     overfit = compose(["trainer.overfit_batches=1", "trainer.max_steps=100000"])
-    assert unreached(overfit, schedule(overfit, num_examples=TRAIN)) == ""
+    assert unreached(overfit, _phases(overfit)) == ""
+
+
+def _phases(config: ExperimentConfig) -> list[PlannedPhase]:
+    task: Any = CountedTask(config.task)
+    return planned(config, task, num_examples=lambda: TRAIN)
 
 
 def test_a_plan_loads_neither_tensorflow_nor_mlflow(tmp_path: Path) -> None:

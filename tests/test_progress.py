@@ -31,15 +31,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_the_time_left_is_told_from_steps_after_the_one_that_traces(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = TrainingProgress(total_steps=1000, done_steps=0, batch_size=8)
+    shown = TrainingProgress(total_steps=1000, done_steps=0)
     for step, seconds in ((1, 60.0), (3, 1.0), (13, 5.0), (23, 5.0)):
         clock.now += seconds
-        shown.update(step, loss=2.0)
+        shown.update(step, loss=2.0, batch_size=8)
         if step == 13:
             clock.now += 500.0  # an evaluation
             shown.resume()
     clock.now += 488.5
-    shown.update(1000, loss=1.0)
+    shown.update(1000, loss=1.0, batch_size=8)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "step 1/1000  loss 2.0000",
@@ -51,10 +51,10 @@ def test_the_time_left_is_told_from_steps_after_the_one_that_traces(
 
 
 def test_a_continued_run_waits_for_its_own_first_loop(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = TrainingProgress(total_steps=100, done_steps=80, batch_size=1)
+    shown = TrainingProgress(total_steps=100, done_steps=80)
     for step, seconds in ((81, 90.0), (91, 20.0)):
         clock.now += seconds
-        assert shown.update(step, loss=1.0) == (step - 80 if step == 81 else 10) / seconds
+        assert shown.update(step, loss=1.0, batch_size=8) == (step - 80 if step == 81 else 10) / seconds
     first, second = capsys.readouterr().err.splitlines()
     assert "left" not in first
     assert second.endswith("  18 s left")
@@ -65,10 +65,10 @@ def test_a_continued_run_waits_for_its_own_first_loop(clock: Clock, capsys: pyte
     [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (3569, "59 min"), (3570, "1 h 00 min"), (7500, "2 h 05 min")],
 )
 def test_durations(seconds: float, told: str, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = TrainingProgress(total_steps=20, done_steps=0, batch_size=1)
-    shown.update(1, loss=1.0)
+    shown = TrainingProgress(total_steps=20, done_steps=0)
+    shown.update(1, loss=1.0, batch_size=8)
     clock.now += seconds
-    shown.update(11, loss=1.0)
+    shown.update(11, loss=1.0, batch_size=8)
     found = re.search(r"  (\d[\w ]*) left$", capsys.readouterr().err, flags=re.MULTILINE)
     assert found is not None
     assert found[1] == progress._duration(seconds * 9 / 10)

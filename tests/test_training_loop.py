@@ -23,6 +23,7 @@ from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.modeling.optimizers import AdamW
 from mobilebert_exp.runners.base import StopRequest
 from mobilebert_exp.runners.loop import TrainingLoop
+from mobilebert_exp.runners.schedule import planned
 from mobilebert_exp.tasks.base import Evaluation, Split
 
 TOLERANCE = 1e-5
@@ -139,8 +140,9 @@ def test_a_batch_must_divide_over_the_devices_found(monkeypatch: pytest.MonkeyPa
     task, step = toy.task(config, Path()), tf.Variable(0, dtype=tf.int64)
     module = task.build(config.model, seed=0, dtype="float32")
     optimizer = AdamW({}, config.task.optimizer, total_steps=1, warmup_steps=0)
+    (phase,) = planned(config, task, num_examples=lambda: 8)
     with pytest.raises(ConfigError) as refused:
-        TrainingLoop(task=task, module=module, optimizer=optimizer, step=step, batches=[], config=config)
+        TrainingLoop(planned=phase, module=module, optimizer=optimizer, step=step, batches=[], config=config)
     assert str(refused.value) == (
         "task.global_batch_size=8 is not divisible by 6 (replicas x trainer.gradient_accumulation_steps); set it to 12"
     )

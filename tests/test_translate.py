@@ -24,14 +24,6 @@ FINE_TUNING = """--data_dir=${DATA_DIR} --do_lower_case --do_predict --do_train 
 --tpu_name=${TPU_NAME} --vocab_file=${INIT_CHECKPOINT}/vocab.txt --warmup_proportion=0.1"""
 EXPORT = """--data_dir=${DATA_DIR} --output_dir=${OUTPUT_DIR} --vocab_file=${INIT_CHECKPOINT}/vocab.txt
 --train_file=/path/to/squad/train-v1.1.json --export_dir=${EXPORT_DIR}"""
-DISTILLATION = """--attention_distill_factor=1 --bert_config_file=config/uncased_L-24_H-128_B-512_A-4_F-4_OPT.json
---bert_teacher_config_file=config/uncased_L-24_H-1024_B-512_A-4.json --beta_distill_factor=5000
---distill_ground_truth_ratio=0.5 --distill_temperature=1 --do_train --first_input_file=/path/to/pretraining_data
---first_max_seq_length=128 --first_num_train_steps=0 --first_train_batch_size=4096 --gamma_distill_factor=5
---hidden_distill_factor=100 --init_checkpoint=${TEACHER_CHECKPOINT} --input_file=path/to/pretraining_data
---layer_wise_warmup --learning_rate=0.0015 --max_predictions_per_seq=20 --max_seq_length=512 --num_distill_steps=240000
---num_train_steps=500000 --num_warmup_steps=10000 --optimizer=lamb --output_dir=${OUTPUT_DIR}
---save_checkpoints_steps=10000 --train_batch_size=2048 --use_einsum --use_summary --use_tpu --tpu_name=${TPU_NAME}"""
 DATA = """--input_file=./sample_text.txt --output_file=/tmp/tf_examples.tfrecord --vocab_file=$BERT_BASE_DIR/vocab.txt
 --do_lower_case=True --max_seq_length=128 --max_predictions_per_seq=20 --masked_lm_prob=0.15 --random_seed=12345
 --dupe_factor=5"""
@@ -117,12 +109,6 @@ def test_the_readmes_fine_tuning_is_one_command() -> None:
             f"--use_post_quantization=true --activation_quantization=false --bert_config_file={OPT} {EXPORT}",
             [f"--use_post_quantization: {NO_QUANTISATION}", f"--export_dir: {NO_EXPORT}"],
             id="export",
-        ),
-        pytest.param(
-            "run_pretraining.py",
-            f"{DISTILLATION} \\",
-            ["run_pretraining.py: pre-training and distillation are not available yet"],
-            id="distillation",
         ),
         pytest.param(
             "run_squad.py",

@@ -30,13 +30,13 @@ from mobilebert_exp.config import (
 )
 from mobilebert_exp.data import records
 from mobilebert_exp.data.pipeline import training_batches
+from mobilebert_exp.modeling import optimizers
 from mobilebert_exp.modeling.heads import SpanModel, span_losses
-from mobilebert_exp.modeling.optimizers import AdamW
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
 from mobilebert_exp.runners import train
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
 from mobilebert_exp.runners.loop import TrainingLoop
-from mobilebert_exp.runners.schedule import schedule
+from mobilebert_exp.runners.schedule import planned
 from mobilebert_exp.runners.strategy import create_strategy
 from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
 from mobilebert_exp.tracking.base import RunInfo
@@ -197,28 +197,27 @@ class Steps:
 def steps(config: ExperimentConfig, task: ToyTask, *, calls: Sequence[int]) -> Steps:
     """Trains with the loop alone, `calls[i]` steps in its i-th call; neither evaluation nor checkpoints."""
     with create_strategy(config.hardware).scope():
-        features = task.features(Split.train)
+        phase = planned(config, task)[0]
         module = task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
         step = tf.Variable(
             0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, name="step"
         )
-        planned = schedule(config, num_examples=features.num_examples)
-        optimizer = AdamW(
+        optimizer = optimizers.create(
             {variable.name.split(":")[0]: variable for variable in module.trainable_variables},
-            config.task.optimizer,
-            total_steps=planned.total_steps,
-            warmup_steps=planned.warmup_steps,
+            phase.optimizer,
+            total_steps=phase.optimizer_steps,
+            warmup_steps=phase.warmup_steps,
         )
         batches = training_batches(
-            features,
-            batch_size=config.task.global_batch_size,
+            phase.phase.features(),
+            batch_size=phase.phase.global_batch_size,
             seed=config.seed,
             skip_batches=0,
             only_batches=config.trainer.overfit_batches,
         )
         distributed = tf.distribute.get_strategy().experimental_distribute_dataset(batches)
         loop = TrainingLoop(
-            task=task, module=module, optimizer=optimizer, step=step, batches=distributed, config=config
+            planned=phase, module=module, optimizer=optimizer, step=step, batches=distributed, config=config
         )
         figures = [loop.train(tf.constant(count)) for count in calls]
     return Steps(

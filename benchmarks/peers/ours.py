@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from benchmarks.peers.worker import Model, random_batch, serve
 from mobilebert_exp import compose, registry
-from mobilebert_exp.modeling.optimizers import AdamW
+from mobilebert_exp.modeling import optimizers
 from mobilebert_exp.runners.loop import TrainingLoop
+from mobilebert_exp.runners.schedule import planned
 from mobilebert_exp.runners.strategy import create_strategy
 
 
@@ -25,9 +26,9 @@ def build(job: Mapping[str, Any]) -> Model:
         variables = {variable.name.split(":")[0]: variable for variable in module.trainable_variables}
         schedule = {name: job[name] for name in ("total_steps", "warmup_steps")}
         loop = TrainingLoop(
-            task=task,
+            planned=planned(config, task, num_examples=lambda: config.task.global_batch_size * job["total_steps"])[0],
             module=module,
-            optimizer=AdamW(variables, config.task.optimizer, **schedule),
+            optimizer=optimizers.create(variables, config.task.optimizer, **schedule),
             step=tf.Variable(0, dtype=tf.int64, trainable=False),
             batches=strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(columns).repeat()),
             config=config,

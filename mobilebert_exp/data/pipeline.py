@@ -7,7 +7,7 @@ Shapes: B global batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -17,8 +17,17 @@ SHUFFLE_BLOCK = 140_000  # records mixed as one; SQuAD 2.0's training set makes 
 ROW_WEIGHT = "row_weight"  # 1 for a real row of an evaluation batch, 0 for one that fills it up
 
 
+Batch = Mapping[str, tf.Tensor]
+
+
 def training_batches(
-    features: Features, *, batch_size: int, seed: int, skip_batches: int, only_batches: int | None
+    features: Features,
+    *,
+    batch_size: int,
+    seed: int,
+    skip_batches: int,
+    only_batches: int | None,
+    augment: Callable[[Batch, tf.Tensor], Batch] | None = None,
 ) -> tf.data.Dataset:
     """Endless batches, reshuffled each epoch; one may end an epoch and begin the next.
 
@@ -28,6 +37,7 @@ def training_batches(
       seed: of the order.
       skip_batches: how many a run has already used.
       only_batches: keep to the first so many batches, unshuffled (to overfit them); None for all.
+      augment: see `tasks.base.Phase`.
     """
     records = _records(features)
     used = skip_batches * batch_size
@@ -37,7 +47,22 @@ def training_batches(
     else:
         records = records.take(only_batches * batch_size).cache().repeat()
     batches = records.skip(used).batch(batch_size, drop_remainder=True)
-    return _parsed(batches, features.columns).prefetch(2)
+    parsed = _parsed(batches, features.columns)
+    if augment is not None:
+        parsed = _augmented(parsed, augment, seed=seed, first=skip_batches)
+    return parsed.prefetch(2)
+
+
+def _augmented(
+    batches: tf.data.Dataset, augment: Callable[[Batch, tf.Tensor], Batch], *, seed: int, first: int
+) -> tf.data.Dataset:
+    """Each batch as `augment` makes it; its random numbers go by the number of the batch in the whole phase."""
+
+    def made(number: tf.Tensor, batch: Batch) -> Batch:
+        key = tf.random.experimental.stateless_fold_in(tf.constant([seed, 1], tf.int32), tf.cast(number, tf.int32))
+        return augment(batch, key)
+
+    return batches.enumerate(start=first).map(made, num_parallel_calls=1)
 
 
 def _shuffled(records: tf.data.Dataset, *, seed: int, first_epoch: int) -> tf.data.Dataset:
@@ -64,7 +89,8 @@ def _records(features: Features) -> tf.data.Dataset:
     """Records in order; workers share each batch, not the files, so that any number of them sees the same batches."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return tf.data.TFRecordDataset([str(path) for path in features.files]).with_options(options)
+    records = tf.data.TFRecordDataset([str(path) for path in features.files])
+    return records.take(features.num_features).with_options(options)
 
 
 def _parsed(batches: tf.data.Dataset, columns: Mapping[str, Column]) -> tf.data.Dataset:

@@ -69,11 +69,12 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 def framed(record: bytes) -> bytes:
     """A record as it stands in a TFRecord file: its length, the length's checksum, itself, its own checksum."""
-    return _frame_head(len(record)) + record + _checksum(record)
+    return frame_head(len(record)) + record + _checksum(record)
 
 
 @functools.lru_cache(maxsize=2**16)
-def _frame_head(size: int) -> bytes:
+def frame_head(size: int) -> bytes:
+    """What stands in a TFRecord file before a record of so many bytes: their number, and its checksum."""
     length = struct.pack("<Q", size)
     return length + _checksum(length)
 
@@ -108,7 +109,13 @@ def number(name: str, value: int) -> bytes:
 
 def score(name: str, value: float) -> bytes:
     """An entry of one float."""
-    return b"".join(_entries({name: [value]}))
+    return floats(name, [value])
+
+
+def floats(name: str, values: Sequence[float]) -> bytes:
+    """An entry of floats."""
+    packed = struct.pack(f"<{len(values)}f", *values)
+    return _entry_head(name, len(packed), kind=_FLOATS) + packed
 
 
 @functools.lru_cache(maxsize=2**16)
@@ -140,8 +147,7 @@ def _entry_head(name: str, size: int, *, kind: bytes) -> bytes:
 def _entries(row: Row) -> Iterable[bytes]:
     for name, values in row.items():
         if any(isinstance(value, float) for value in values):
-            packed = struct.pack(f"<{len(values)}f", *values)
-            yield _entry_head(name, len(packed), kind=_FLOATS) + packed
+            yield floats(name, values)
         else:
             yield entry(name, varints(map(int, values)))
 

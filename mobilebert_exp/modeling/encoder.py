@@ -9,6 +9,7 @@ Shapes: B batch, L tokens, N heads, M keys, H hidden size, E embedding size, A l
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -87,16 +88,45 @@ class MobileBertEncoder(tf.Module):
           seed: int32 `[2]` for dropout; None switches dropout off.
           all_layers: whether to return every layer's output and scores too.
         """
-        params = {name: tf.cast(variable, self.dtype) for name, variable in self.weights.items()}
-        x_BLH = self._embed(params, input_ids_BL, segment_ids_BL, seed)
-        mask_value = tf.constant(self.config.attention_mask_value, self.dtype)
-        bias_B11M = (1 - tf.cast(input_mask_BL, self.dtype))[:, None, None, :] * mask_value
-        stacked = {name.removeprefix(STACKED): value for name, value in params.items() if name.startswith(STACKED)}
+        params, x_BLH, bias_B11M = self._prepared(input_ids_BL, input_mask_BL, segment_ids_BL, seed=seed)
         loop = _scan if self.config.layer_loop is LayerLoop.scan else _unroll
-        x_BLH, hidden_ABLH, scores_ABNLM = loop(x_BLH, stacked, bias_B11M, self.config, seed, all_layers)
+        x_BLH, hidden_ABLH, scores_ABNLM = loop(x_BLH, _stacked(params), bias_B11M, self.config, seed, all_layers)
         return EncoderOutput(
             tf.cast(x_BLH, tf.float32), tf.cast(self._pool(params, x_BLH), tf.float32), hidden_ABLH, scores_ABNLM
         )
+
+    def at_layer(
+        self,
+        input_ids_BL: tf.Tensor,
+        input_mask_BL: tf.Tensor,
+        segment_ids_BL: tf.Tensor,
+        *,
+        layer: tf.Tensor,
+        trains_below: bool = True,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Output `[B, L, H]` and scores `[B, N, L, M]` of one block, without dropout; those above it are not computed.
+
+        Args:
+          input_ids_BL, input_mask_BL, segment_ids_BL: a batch, as for the whole encoder.
+          layer: which block, from 0; an int32 scalar, so that one graph serves all.
+          trains_below: whether gradients reach what lies below that block; if not, only its own forward pass is kept.
+        """
+        params, x_BLH, bias_B11M = self._prepared(input_ids_BL, input_mask_BL, segment_ids_BL, seed=None)
+        stacked = _stacked(params)
+        run = _scan_below if self.config.layer_loop is LayerLoop.scan else _unroll_below
+        x_BLH = run(x_BLH, stacked, bias_B11M, self.config, layer)
+        x_BLH = x_BLH if trains_below else tf.stop_gradient(x_BLH)
+        own = {name: tf.gather(value, layer) for name, value in stacked.items()}
+        return block(x_BLH, own, bias_B11M, config=self.config, seed=None)
+
+    def _prepared(
+        self, input_ids_BL: tf.Tensor, input_mask_BL: tf.Tensor, segment_ids_BL: tf.Tensor, *, seed: tf.Tensor | None
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Parameters in the dtype of the activations, what the first block reads, and what is added to scores."""
+        params = {name: tf.cast(variable, self.dtype) for name, variable in self.weights.items()}
+        x_BLH = self._embed(params, input_ids_BL, segment_ids_BL, seed)
+        mask_value = tf.constant(self.config.attention_mask_value, self.dtype)
+        return params, x_BLH, (1 - tf.cast(input_mask_BL, self.dtype))[:, None, None, :] * mask_value
 
     def _embed(
         self,
@@ -131,6 +161,11 @@ def create_variables(
         )
         for spec in specs
     }
+
+
+def _stacked(params: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """What the blocks have, by its name in a block."""
+    return {name.removeprefix(STACKED): value for name, value in params.items() if name.startswith(STACKED)}
 
 
 def _unroll(
@@ -180,3 +215,38 @@ def _scan(
     if not all_layers:
         return last_BLH, None, None
     return last_BLH, tf.concat([x_BLH[None], kept[0].stack()], axis=0), kept[1].stack()
+
+
+def _unroll_below(
+    x_BLH: tf.Tensor, stacked: Mapping[str, tf.Tensor], bias_B11M: tf.Tensor, config: ModelConfig, layer: tf.Tensor
+) -> tf.Tensor:
+    """What block `layer` reads; each block below stands in the graph once, and runs or not."""
+    slices = {name: tf.unstack(value, num=config.num_layers) for name, value in stacked.items()}
+
+    def after(x: tf.Tensor, below: int) -> tf.Tensor:
+        params = {name: values[below] for name, values in slices.items()}
+        return block(x, params, bias_B11M, config=config, seed=None)[0]
+
+    for below in range(config.num_layers - 1):
+        x_BLH = tf.cond(below < layer, functools.partial(after, x_BLH, below), functools.partial(tf.identity, x_BLH))
+    return x_BLH
+
+
+def _scan_below(
+    x_BLH: tf.Tensor, stacked: Mapping[str, tf.Tensor], bias_B11M: tf.Tensor, config: ModelConfig, layer: tf.Tensor
+) -> tf.Tensor:
+    """What block `layer` reads."""
+    slices = {name: LayerSlices(value) for name, value in stacked.items()}
+    lists = tuple(slices[name].cut(value) for name, value in stacked.items())
+
+    def body(
+        below: tf.Tensor, x: tf.Tensor, lists: tuple[tf.Tensor, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.Tensor, ...]]:
+        params = {name: part.read(handle, below) for (name, part), handle in zip(slices.items(), lists, strict=True)}
+        x, _ = block(x, params, bias_B11M, config=config, seed=None)
+        return below + 1, tf.ensure_shape(x, x_BLH.shape), lists
+
+    _, last_BLH, lists = tf.while_loop(
+        lambda below, *_: below < layer, body, (tf.constant(0), x_BLH, lists), maximum_iterations=config.num_layers
+    )
+    return with_empty_gradients(last_BLH, lists, tuple(slices.values()))

@@ -19,8 +19,11 @@ TRUNCATED_DEVIATION = 0.8796256610342398  # standard deviation of a unit normal 
 
 def initial_value(spec: VariableSpec, config: ModelConfig, *, seed: int) -> tf.Tensor:
     """The start of one variable, float32, of `spec.shape`."""
-    if spec.fill in (Fill.zeros, Fill.ones):
-        return tf.fill(spec.shape, 0.0 if spec.fill is Fill.zeros else 1.0)
+    if spec.fill is Fill.zeros:
+        return tf.fill(spec.shape, 0.0)
+    if spec.fill is Fill.ones:
+        is_structured = config.initialization is Initialization.structured
+        return tf.fill(spec.shape, structured.scale(spec.name, config) if is_structured else 1.0)
     if config.initialization is Initialization.bert:
         return _normal(spec, deviation=config.initializer_range, seed=seed, name=spec.name)
     drawn = _normal(spec, deviation=1 / TRUNCATED_DEVIATION, seed=seed, name=structured.drawn_as(spec.name))

@@ -38,6 +38,7 @@ DISTANCE = {BEFORE: 4, AROUND: 0}  # tokens before its own that a place head fav
 REACH = 4.0  # standard deviation of the bell, in tokens
 CURRENT_TOKEN_SHARE = 0.97  # of the content's variance; the token before and the one after share the rest
 RESIDUAL_GAIN = 0.1  # of what is added to a residual stream, marks excepted, and of the heads on top
+FIRST_SCORE = 0.3  # standard deviation of the scores of words in pre-training
 MARKED_LAYERS = 3  # in deeper stacks each block adds less to the marks, so that their sum is the same
 
 
@@ -59,6 +60,15 @@ class Axis:
 def drawn_as(name: str) -> str:
     """The name that a variable's random numbers go by: keys share those of their queries."""
     return name.replace("attention/key", "attention/query")
+
+
+def scale(name: str, config: ModelConfig) -> float:
+    """The start of a norm's gamma.
+
+    The words' own table, of unit variance here, scores them in pre-training: fed with unit variance too, a first answer
+    would be sure of something, and wrong.
+    """
+    return FIRST_SCORE / math.sqrt(config.hidden_size) if name == "heads/masked_lm/norm/gamma" else 1.0
 
 
 def shaped(spec: VariableSpec, config: ModelConfig, *, drawn: np.ndarray) -> np.ndarray:

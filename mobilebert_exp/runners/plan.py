@@ -15,8 +15,10 @@ from dataclasses import MISSING, fields, is_dataclass
 from mobilebert_exp.config import ExperimentConfig, leaves
 from mobilebert_exp.modeling.variables import STACKED, VariableSpec, parameters
 from mobilebert_exp.runners.base import Job, Outcome
-from mobilebert_exp.runners.schedule import Schedule, schedule, unreached
-from mobilebert_exp.tasks.base import Split
+from mobilebert_exp.runners.schedule import PlannedPhase, planned, unreached
+from mobilebert_exp.tasks.base import Demanding, Phased, Split
+
+EXAMPLES = {Split.train: "train examples per epoch", Split.dev: "dev examples"}
 
 WIDEST, NARROWEST = 100, 40
 NAMES = ("model", "task", "hardware", "tracking")  # sections of which a file has been chosen
@@ -25,22 +27,23 @@ NAMES = ("model", "task", "hardware", "tracking")  # sections of which a file ha
 def run(job: Job) -> Outcome:
     """Reads the data, counts, and says what would run."""
     config = job.config
-    examples = {split: job.task.num_examples(split) for split in (Split.train, Split.dev)}
-    planned = schedule(config, num_examples=examples[Split.train])
+    splits = () if isinstance(job.task, Phased) else (Split.train, Split.dev)  # whose steps follow from examples
+    examples = {split: job.task.num_examples(split) for split in splits}
+    phases = planned(config, job.task, num_examples=lambda: examples[Split.train])
     specs = job.task.variables(config.model)
     rows = [
         ("parameters", f"{parameters(specs):,}"),
         *_parts(specs, config),
-        ("train examples per epoch", f"{examples[Split.train]:,}"),
-        ("dev examples", f"{examples[Split.dev]:,}"),
-        *_steps(planned, config),
-        *_batches(config),
+        *((EXAMPLES[split], f"{count:,}") for split, count in examples.items()),
+        *_steps(phases, num_examples=examples.get(Split.train)),
+        *_batches(phases, config),
+        *(job.task.plan(config) if isinstance(job.task, Demanding) else []),
     ]
     width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns))
     text = "\n".join([*_configuration(config, width=width), "", "plan", *_table(rows)])
-    if note := unreached(config, planned):
+    if note := unreached(config, phases):
         text += "\n" + textwrap.fill(f"note: {note}", width, subsequent_indent="  ", break_on_hyphens=False)
-    figures = {"parameters": float(parameters(specs)), "steps": float(planned.total_steps)}
+    figures = {"parameters": float(parameters(specs)), "steps": float(phases[-1].last_step)}
     return Outcome(metrics=figures, text=text)
 
 
@@ -75,24 +78,53 @@ def _default(config: object, key: str) -> object:
     return found.name if isinstance(found, enum.Enum) else MISSING if found == "???" else found
 
 
-def _steps(planned: Schedule, config: ExperimentConfig) -> list[tuple[str, str]]:
-    task, optimizer = config.task, config.task.optimizer
-    end = optimizer.learning_rate * optimizer.end_learning_rate_ratio
+def _steps(phases: list[PlannedPhase], *, num_examples: int | None) -> list[tuple[str, str]]:
+    """Of the whole run; and of each phase, where a task has its own."""
+    total = phases[-1].last_step
+    tokens = sum(each.phase.steps * each.phase.global_batch_size * each.phase.max_seq_length for each in phases)
+    if num_examples is None:
+        count = f"  in {len(phases)} phases" if len(phases) > 1 else ""
+        rows = [("steps", f"{total:,}{count}"), ("  tokens", f"{tokens:,}")]
+        return rows + [row for each in phases for row in _phase(each)]
+    only = phases[0]
+    per_epoch = num_examples / only.phase.global_batch_size
     return [
-        ("steps", f"{planned.total_steps:,}  ({planned.total_steps / planned.steps_per_epoch:.2f} epochs)"),
-        ("  warm-up", f"{planned.warmup_steps:,}"),
-        ("  per epoch", f"{planned.steps_per_epoch:,.1f}"),
-        ("  tokens", f"{planned.total_steps * task.global_batch_size * task.max_seq_length:,}"),
-        ("learning rate", f"0 to {optimizer.learning_rate:g} over the warm-up, to {end:g} at the end"),
+        ("steps", f"{total:,}  ({total / per_epoch:.2f} epochs)"),
+        ("  warm-up", f"{only.warmup_steps:,}"),
+        ("  per epoch", f"{per_epoch:,.1f}"),
+        ("  tokens", f"{tokens:,}"),
+        ("learning rate", _rates(only)),
     ]
 
 
-def _batches(config: ExperimentConfig) -> list[tuple[str, str]]:
+def _phase(which: PlannedPhase) -> list[tuple[str, str]]:
+    phase = which.phase
+    is_new = which.optimizer_first_step == which.first_step
+    return [
+        (phase.name, f"steps {which.first_step + 1:,} to {which.last_step:,}"),
+        ("  batch", f"{phase.global_batch_size:,} x {phase.max_seq_length} tokens"),
+        ("  tokens", f"{phase.steps * phase.global_batch_size * phase.max_seq_length:,}"),
+        ("  optimizer", which.optimizer.name.name if is_new else "that of the phase before"),
+        *([("  learning rate", f"{_rates(which)}; warm-up {which.warmup_steps:,}")] if is_new else []),
+    ]
+
+
+def _rates(which: PlannedPhase) -> str:
+    optimizer = which.optimizer
+    end = optimizer.learning_rate * (optimizer.end_learning_rate_ratio if optimizer.decay_power else 1)
+    if not which.warmup_steps:
+        return f"{optimizer.learning_rate:g}, {end:g} at the end"
+    return f"0 to {optimizer.learning_rate:g} over the warm-up, to {end:g} at the end"
+
+
+def _batches(phases: list[PlannedPhase], config: ExperimentConfig) -> list[tuple[str, str]]:
+    """How the largest global batch is cut up."""
     replicas, parts = config.hardware.num_replicas, config.trainer.gradient_accumulation_steps
-    rows = [("global batch", f"{config.task.global_batch_size:,}")]
+    largest = max(each.phase.global_batch_size for each in phases)
+    rows = [("global batch", f"{largest:,}")]
     if replicas is None:
         return [*rows, ("  replicas", "all visible devices"), ("  per replica", f"a share, in {parts} micro-batch(es)")]
-    share = config.task.global_batch_size // replicas
+    share = largest // replicas
     return [
         *rows,
         ("  replicas", f"{replicas:,}"),

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mobilebert_exp.data import shared
 from mobilebert_exp.errors import MissingDataError
 from mobilebert_exp.runners.base import Job, Outcome
-from mobilebert_exp.tasks.base import Features, Split
+from mobilebert_exp.tasks.base import Features, Phased, Split
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Prepared:
-    """The features of one split: how many, how large, how long it took, and where they lie."""
+    """The features of a split, or of a phase: how many, how large, how long it took, and where they lie."""
 
-    split: Split
+    part: str
     features: Features
     size: int
     seconds: float
@@ -33,30 +35,40 @@ def run(job: Job) -> Outcome:
     """
     prepared: list[Prepared] = []
     absent: list[MissingDataError] = []
-    for split in Split:
+    for part, features in _parts(job).items():
         try:
-            prepared.append(_prepared(job, split))
+            prepared.append(_prepared(part, features))
         except MissingDataError as missing:
-            log.warning("no %s part is prepared: %s", split.value, missing)
+            log.warning("no %s part is prepared: %s", part, missing)
             absent.append(missing)
     if not prepared:
         raise absent[0]
     return Outcome(
-        metrics={f"{each.split.value}_features": float(each.features.num_features) for each in prepared},
-        timings={f"prepare_{each.split.value}_s": each.seconds for each in prepared},
-        paths={each.split.value: each.place for each in prepared},
+        metrics={f"{each.part}_features": float(each.features.num_features) for each in prepared},
+        timings={f"prepare_{each.part}_s": each.seconds for each in prepared},
+        paths={each.part: each.place for each in prepared},
         text=_table(prepared),
     )
 
 
-def _prepared(job: Job, split: Split) -> Prepared:
+def _parts(job: Job) -> dict[str, Callable[[], Features]]:
+    """What is to be prepared by name: the splits, and in place of train the phases, where a task has its own."""
+    task, limit = job.task, job.config.trainer.limit_eval
+    parts: dict[str, Callable[[], Features]] = {Split.train.value: functools.partial(task.features, Split.train)}
+    if isinstance(task, Phased):
+        parts = {phase.name: phase.features for phase in task.phases() if phase.steps}
+    return parts | {
+        split.value: functools.partial(task.features, split, limit=limit) for split in (Split.dev, Split.predict)
+    }
+
+
+def _prepared(part: str, make: Callable[[], Features]) -> Prepared:
     started = time.monotonic()
-    limit = None if split is Split.train else job.config.trainer.limit_eval
-    features = job.task.features(split, limit=limit)
+    features = make()
     folder = features.files[0].parent
     given = shared.give(folder)
     return Prepared(
-        split=split,
+        part=part,
         features=features,
         size=sum(file.stat().st_size for file in features.files),
         seconds=time.monotonic() - started,
@@ -67,7 +79,7 @@ def _prepared(job: Job, split: Split) -> Prepared:
 def _table(prepared: list[Prepared]) -> str:
     rows = [("split", "examples", "features", "bytes", "seconds", "place")] + [
         (
-            each.split.value,
+            each.part,
             f"{each.features.num_examples:,}",
             f"{each.features.num_features:,}",
             f"{each.size:,}",

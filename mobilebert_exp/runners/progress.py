@@ -20,11 +20,10 @@ class TrainingProgress:
     Args:
       total_steps: steps of the whole run.
       done_steps: steps done before it was continued.
-      batch_size: examples a step.
     """
 
-    def __init__(self, *, total_steps: int, done_steps: int, batch_size: int) -> None:
-        self._total, self._batch_size = total_steps, batch_size
+    def __init__(self, *, total_steps: int, done_steps: int) -> None:
+        self._total = total_steps
         self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("training"),
@@ -57,8 +56,8 @@ class TrainingProgress:
         """Training goes on after something else: that time is no part of the speed."""
         self._last_time = time.monotonic()
 
-    def update(self, step: int, *, loss: float) -> float:
-        """Shows the state after `step` steps; returns the steps per second since the last call."""
+    def update(self, step: int, *, loss: float, batch_size: int) -> float:
+        """Shows the state after `step` steps of `batch_size` examples; returns the steps per second since last time."""
         now = time.monotonic()
         passed_s = now - self._last_time
         speed = (step - self._last_step) / max(passed_s, 1e-9)
@@ -68,7 +67,7 @@ class TrainingProgress:
             self._first_step = step
         else:
             self._telling_s += passed_s
-            figures += f"  {speed:.2f} steps/s  {speed * self._batch_size:.0f} examples/s"
+            figures += f"  {speed:.2f} steps/s  {speed * batch_size:.0f} examples/s"
         left = self._left(step)
         self._bar.update(self._row, completed=step, figures=figures, left=left)
         if not self._console.is_terminal and (now - self._plain_time >= PLAIN_INTERVAL_S or step == self._total):

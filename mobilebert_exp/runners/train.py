@@ -15,17 +15,18 @@ import tensorflow as tf
 
 from mobilebert_exp.data.pipeline import training_batches
 from mobilebert_exp.errors import DivergedError
+from mobilebert_exp.modeling import optimizers
 from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.modeling.checkpoints.series import Series
-from mobilebert_exp.modeling.optimizers import AdamW
 from mobilebert_exp.runners import initial
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.evaluation import Evaluator, write_files
 from mobilebert_exp.runners.loop import TrainingLoop
 from mobilebert_exp.runners.progress import TrainingProgress
-from mobilebert_exp.runners.schedule import schedule, unreached
+from mobilebert_exp.runners.schedule import PlannedPhase, at, planned, unreached
 from mobilebert_exp.runners.strategy import create_strategy
-from mobilebert_exp.tasks.base import Evaluation, Features, Split
+from mobilebert_exp.runners.summaries import Summaries
+from mobilebert_exp.tasks.base import Evaluation, Split
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,12 @@ def run(job: Job) -> Outcome:
     started = time.monotonic()
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbit and TensorFlow tell each step's arrays there
     with create_strategy(job.config.hardware).scope():
-        features = job.task.features(Split.train)
-        # What is wrong with the dev part is better told now than after hours of training; they stay in the cache.
+        phases = planned(job.config, job.task)
+        # What is wrong with any data is better told now than after hours of training; features stay in the cache.
+        for each in phases:
+            each.phase.features()
         job.task.features(Split.dev, limit=job.config.trainer.limit_eval)
-        training = _Training(job, features)
+        training = _Training(job, phases)
         prepared = time.monotonic()
         with job.stop.held():
             training.run()
@@ -63,27 +66,23 @@ def run(job: Job) -> Outcome:
 class _Training:
     """The objects of one training run and the actions between its loops. Built under the strategy's scope."""
 
-    def __init__(self, job: Job, features: Features) -> None:
+    def __init__(self, job: Job, phases: list[PlannedPhase]) -> None:
         config = job.config
-        self._job = job
-        self._schedule = schedule(config, num_examples=features.num_examples)
-        if note := unreached(config, self._schedule):
+        self._job, self._phases = job, phases
+        self._total = phases[-1].last_step
+        if note := unreached(config, phases):
             log.warning("%s", note)
         self._step = tf.Variable(
             0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
         self._module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
-        variables = {v.name.split(":")[0]: v for v in self._module.trainable_variables}
-        self._optimizer = AdamW(
-            variables,
-            config.task.optimizer,
-            total_steps=self._schedule.total_steps,
-            warmup_steps=self._schedule.warmup_steps,
-        )
+        series = functools.partial(Series, model=config.model, head=job.task.head)
+        self._newest = series(job.run_dir / native.FOLDER, keep=config.trainer.keep_checkpoints)
+        self._best_one = series(job.run_dir / native.FOLDER / native.BEST, keep=1)
         self._restore()
-        self._loop = self._training_loop(features)
-        self._saved_step = int(self._step.numpy())
+        self._loop = self._training_loop(at(phases, self._saved_step))
         self._evaluator: Evaluator | None = None
+        self._summaries = Summaries(job.run_dir, wanted=config.task.use_summary)
         self.best = native.Best.read(job.run_dir)
         self.last_evaluation = Evaluation(metrics={})
         self.last_loss: float | None = None  # of a run that had steps left
@@ -93,29 +92,44 @@ class _Training:
     def _restore(self) -> None:
         """Continues from the run's own newest checkpoint, else starts from `init.checkpoint`, else from scratch."""
         job = self._job
-        folder = job.run_dir / native.FOLDER
         native.write_model(job.run_dir, job.config.model, head=job.task.head)
-        series = functools.partial(Series, model=job.config.model, head=job.task.head)
-        self._newest = series(folder, keep=job.config.trainer.keep_checkpoints)
-        self._best_one = series(folder / native.BEST, keep=1)
-        self._whole = tf.train.Checkpoint(model=self._module, optimizer=self._optimizer, step=self._step)
         if newest := self._newest.newest():
-            native.restore(self._whole, newest)
-            log.info("continuing at step %d from %s", self._step.numpy(), newest)
+            native.restore(tf.train.Checkpoint(step=self._step), newest)
+        self._saved_step = int(self._step.numpy())
+        phase = at(self._phases, self._saved_step)
+        objects = self._new_optimizer(phase)
+        if newest:
+            if phase.optimizer_first_step == self._saved_step:  # the moments in it are those of the optimizer before
+                objects.pop("optimizer")
+            native.restore(tf.train.Checkpoint(**objects), newest)
+            log.info("continuing at step %d from %s", self._saved_step, newest)
         elif job.config.init.checkpoint is not None:
             initial.read(job, whole=False).give(self._module)
 
-    def _training_loop(self, features: Features) -> TrainingLoop:
+    def _new_optimizer(self, phase: PlannedPhase) -> dict[str, tf.Module | tf.Variable]:
+        """Begins with the optimizer of a phase; returns all that a checkpoint holds from now on."""
+        self._optimizer = optimizers.create(
+            {variable.name.split(":")[0]: variable for variable in self._module.trainable_variables},
+            phase.optimizer,
+            total_steps=phase.optimizer_steps,
+            warmup_steps=phase.warmup_steps,
+        )
+        objects = {"model": self._module, "optimizer": self._optimizer, "step": self._step}
+        self._whole = tf.train.Checkpoint(**objects)
+        return objects
+
+    def _training_loop(self, phase: PlannedPhase) -> TrainingLoop:
         config = self._job.config
         batches = training_batches(
-            features,
-            batch_size=config.task.global_batch_size,
-            seed=config.seed,
-            skip_batches=int(self._step.numpy()),
+            phase.phase.features(),
+            batch_size=phase.phase.global_batch_size,
+            seed=config.seed + phase.number,
+            skip_batches=int(self._step.numpy()) - phase.first_step,
             only_batches=config.trainer.overfit_batches,
+            augment=phase.phase.augment,
         )
         return TrainingLoop(
-            task=self._job.task,
+            planned=phase,
             module=self._module,
             optimizer=self._optimizer,
             step=self._step,
@@ -124,30 +138,47 @@ class _Training:
         )
 
     def run(self) -> None:
-        """All steps that are left, then the last evaluation."""
-        config, total = self._job.config, self._schedule.total_steps
+        """All steps that are left, phase by phase, then the last evaluation."""
         first = int(self._step.numpy())
+        if self.best.evaluated < first < self._total and first % self._interval == 0:
+            self._evaluate()  # it was stopped after the step, before its figures
+        self._started = time.monotonic()
+        with TrainingProgress(total_steps=self._total, done_steps=first) as self._progress:
+            for phase in self._phases[at(self._phases, first).number :]:
+                if phase.first_step > first:
+                    self._begin(phase)
+                self._run_phase(phase)
+        self._evaluate()
+
+    @property
+    def _interval(self) -> int:
+        """Steps between two evaluations."""
+        return self._job.config.trainer.eval_every_steps or self._total
+
+    def _begin(self, phase: PlannedPhase) -> None:
+        """From one phase to the next, where the checkpoint of the former is whole on disk."""
+        self._save()
+        log.info("phase %s: steps %d to %d", phase.phase.name, phase.first_step + 1, phase.last_step)
+        if phase.optimizer_first_step == phase.first_step:
+            self._new_optimizer(phase)
+        self._loop = self._training_loop(phase)
+
+    def _run_phase(self, phase: PlannedPhase) -> None:
+        first = int(self._step.numpy())
+        self._batch_size = phase.phase.global_batch_size
         controller = orbit.Controller(
             global_step=self._step,
             trainer=self._loop,
-            steps_per_loop=lambda step: 1 if step == first else config.hardware.steps_per_loop,
+            steps_per_loop=lambda step: 1 if step == first else self._job.config.hardware.steps_per_loop,
             train_actions=[self._after_loop],
         )
-        interval = config.trainer.eval_every_steps or total
-        if self.best.evaluated < first < total and first % interval == 0:  # stopped after the step, before its figures
-            self._evaluate()
-        self._started = time.monotonic()
-        with TrainingProgress(
-            total_steps=total, done_steps=first, batch_size=config.task.global_batch_size
-        ) as self._progress:
-            while (done := int(self._step.numpy())) < total:
-                stop_at = min(total, (done // interval + 1) * interval)
-                with contextlib.redirect_stdout(io.StringIO()):  # what Orbit prints is in our log and progress already
-                    controller.train(stop_at)
-                if stop_at < total:
-                    self._evaluate()
-                    self._progress.resume()
-        self._evaluate()
+        while (done := int(self._step.numpy())) < phase.last_step:
+            stop_at = min(phase.last_step, (done // self._interval + 1) * self._interval)
+            with contextlib.redirect_stdout(io.StringIO()):  # what Orbit prints is in our log and progress already
+                controller.train(stop_at)
+            if stop_at < self._total and stop_at % self._interval == 0:
+                self._evaluate()
+                self._progress.resume()
 
     def _save(self) -> None:
         """Saves the newest state, once a step."""
@@ -172,13 +203,19 @@ class _Training:
                 "lower task.optimizer.learning_rate or lengthen the warm-up"
             )
         self.last_loss = float(values["loss"].mean())
-        speed = self._progress.update(step, loss=self.last_loss)
-        means = {f"train/{name}": float(value.mean()) for name, value in values.items()}
-        self._job.tracker.metrics({**means, "train/steps_per_second": speed}, step=step)
+        speed = self._progress.update(step, loss=self.last_loss, batch_size=self._batch_size)
+        # What is no number says nothing of its step: the losses of a layer whose turn it is not.
+        told = {name: value[~np.isnan(value)] for name, value in values.items()}
+        means = {f"train/{name}": float(value.mean()) for name, value in told.items() if value.size}
+        self._record({**means, "train/steps_per_second": speed}, step=step)
         interval = self._job.config.trainer.checkpoint_every_steps
         if self._job.stop.signal_number or (interval and step // interval > self._saved_step // interval):
             self._save()
         self._job.stop.check()
+
+    def _record(self, figures: Mapping[str, float], *, step: int) -> None:
+        self._job.tracker.metrics(figures, step=step)
+        self._summaries.write(figures, step=step)
 
     def _evaluate(self) -> None:
         """Scores the dev split, keeps the best weights, writes the predictions."""
@@ -188,7 +225,7 @@ class _Training:
             self._evaluator = Evaluator(task=self._job.task, module=self._module, config=self._job.config)
         self.last_evaluation = evaluation = self._evaluator.evaluate()
         write_files(evaluation, self._job.run_dir / "predictions")
-        self._job.tracker.metrics({f"dev/{name}": value for name, value in evaluation.metrics.items()}, step=step)
+        self._record({f"dev/{name}": value for name, value in evaluation.metrics.items()}, step=step)
         main, best = evaluation.metrics[self._job.config.task.main_metric], (self.best.value, self.best.step)
         if main > self.best.value:
             self._best_one.save(tf.train.Checkpoint(model=self._module), step=step)

@@ -5,22 +5,25 @@ A task module `tasks/<kind>.py` offers two names, and the registry finds it by i
     Config                                              a dataclass that extends `TaskConfig`
     create(config, *, data_root, cache_dir) -> Task     cheap: opens no file, imports no TensorFlow
 
+Most tasks train in one phase, with the `losses` of examples, on `features(Split.train)`, for so many epochs. A task
+that has phases of its own (rounds of pre-training, the steps of a distillation) offers `phases` too: see `Phased`.
+
 Shapes: B global or per-replica batch, L tokens.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-    from mobilebert_exp.config import ModelConfig, TaskConfig
+    from mobilebert_exp.config import ExperimentConfig, ModelConfig, OptimizerConfig, TaskConfig
     from mobilebert_exp.modeling.variables import VariableSpec
 
 
@@ -51,7 +54,7 @@ class Features:
     Attributes:
       files: TFRecord files, in order.
       columns: what each record holds.
-      num_features: records in all files together.
+      num_features: records that are read, the first so many of all files together.
       num_examples: examples they were made from (a long SQuAD paragraph gives one example several features).
     """
 
@@ -113,3 +116,130 @@ class Task(Protocol):
 
     def score(self, outputs: Mapping[str, np.ndarray], split: Split, *, limit: int | None = None) -> Evaluation:
         """Metrics and prediction files from the outputs of all features of `split`, in their order."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Rates:
+    """What the learning rate of an update is multiplied by.
+
+    Attributes:
+      factors: by the name of the variable: a scalar, or `[A, 1, …]` over the layers of a stacked one; 1 for a name that
+        is not there. Where it is 0 the moments are reset and nothing is decayed; a plain 0.0 in place of a tensor says
+        that the variable rests throughout the phase, which costs nothing.
+      groups: scalars by name, to be recorded, each times the rate, as `learning_rate/NAME`.
+      layer: the only layer whose gradients and factors are not 0, an int32 scalar, where there is one: no other is then
+        touched, but by an update in which that factor is 0 too, which resets the moments of all.
+    """
+
+    factors: Mapping[str, tf.Tensor | float]
+    groups: Mapping[str, tf.Tensor] = field(default_factory=dict)
+    layer: tf.Tensor | None = None
+
+
+class Objective(Protocol):
+    """What a phase minimises, from shares (replicas' parts, micro-batches) of a global batch that add up to the whole.
+
+    A mean over the whole batch is a sum over the share, divided by one of `totals` or by a number known before. So
+    gradients are those of the whole batch, whatever it was cut into.
+    """
+
+    @property
+    def figures(self) -> Sequence[str]:
+        """Names of the figures that `loss` returns; recorded as `train/NAME`."""
+
+    def totals(self, batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        """Weights in a share of the batch, scalars by name; of the batch alone, no model is asked."""
+
+    def loss(
+        self,
+        module: tf.Module,
+        batch: Mapping[str, tf.Tensor],
+        *,
+        totals: Mapping[str, tf.Tensor],
+        step: tf.Tensor,
+        seed: tf.Tensor,
+    ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
+        """A share's part of the loss, and of each of the `figures`: float32 scalars.
+
+        Args:
+          totals: those of the whole global batch.
+          step: updates done in this phase; an int64 scalar.
+          seed: int32 `[2]`, for dropout where there is to be any.
+        """
+
+    def rates(self, step: tf.Tensor) -> Rates | None:
+        """The factors of the update after `step` updates of this phase; None where all are 1."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class PerExample:
+    """The objective of a task with one phase: the mean of its examples' losses."""
+
+    task: Task
+    global_batch_size: int
+    figures: tuple[str, ...] = ()
+
+    def totals(self, batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        return {}
+
+    def loss(
+        self,
+        module: tf.Module,
+        batch: Mapping[str, tf.Tensor],
+        *,
+        totals: Mapping[str, tf.Tensor],
+        step: tf.Tensor,
+        seed: tf.Tensor,
+    ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
+        import tensorflow as tf
+
+        return tf.reduce_sum(self.task.losses(module, batch, seed=seed)) / self.global_batch_size, {}
+
+    def rates(self, step: tf.Tensor) -> Rates | None:
+        return None
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Phase:
+    """A stretch of training: one compiled step function on one stream of batches.
+
+    Attributes:
+      name: what log and plan call it.
+      steps: updates in it.
+      global_batch_size: examples an update sees.
+      max_seq_length: tokens in an example.
+      features: what it reads; made, or found in the cache, when called.
+      objective: what it minimises.
+      optimizer: a new one, whose moments and schedule begin with the phase; None goes on with the optimizer of the
+        phase before, whose schedule spans both.
+      augment: makes of each global batch, as it is read, the one that is trained on; also given an int32 `[2]`, a
+        function of the run's seed and the number of the batch.
+    """
+
+    name: str
+    steps: int
+    global_batch_size: int
+    max_seq_length: int
+    features: Callable[[], Features]
+    objective: Objective
+    optimizer: OptimizerConfig | None = None
+    augment: Callable[[Mapping[str, tf.Tensor], tf.Tensor], Mapping[str, tf.Tensor]] | None = None
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """What a task offers beside `Task` if not every model can be trained on it, and if there is more to plan."""
+
+    def check_model(self, model: ModelConfig) -> None:
+        """Raises ConfigError where `model`, its vocabulary known, does not fit; opens no file."""
+
+    def plan(self, config: ExperimentConfig) -> Sequence[tuple[str, str]]:
+        """Names and values for `mode=plan` to show beside its own; loads no TensorFlow."""
+
+
+@runtime_checkable
+class Phased(Protocol):
+    """What a task offers beside `Task` if it trains in phases of its own; its `losses` are then never asked for."""
+
+    def phases(self) -> Sequence[Phase]:
+        """Its phases, one after another under one global step; opens no file, loads no TensorFlow."""

@@ -46,7 +46,10 @@ def main(arguments: list[str]) -> int:
         return 2
     for note in found.notes:
         print(f"note: {shown(note)}", file=sys.stderr)
-    settings = [setting(key, value) for key, value in found.settings.items()]
+    if script.verb:
+        settings = [script.verb, *(shell_word(f"{key}={value}") for key, value in found.settings.items())]
+    else:
+        settings = [setting(key, value) for key, value in found.settings.items()]
     print(" ".join([*(_assigned(each) for each in assignments), COMMAND, *settings]))
     return 0
 

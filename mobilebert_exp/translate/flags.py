@@ -18,8 +18,6 @@ TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")  # as absl reads them
 HUB = "name the module's folder or archive in --init_checkpoint"
 EXPORT = "export to SavedModel and TFLite is not available yet"
 QUANTISATION = "quantisation is not available yet"
-PRETRAINING = "pre-training and distillation are not available yet"
-PRETRAINING_DATA = "making pre-training data is not available yet"
 
 
 class Kind(enum.Enum):
@@ -58,6 +56,7 @@ class Script:
       required: the flags without which it does not start.
       stated: the flags whose default is told, because ours depends on the data set.
       refused: why nothing here does its work yet.
+      verb: what does its work here, where that is no experiment; its settings are not Hydra's.
     """
 
     name: str
@@ -65,6 +64,7 @@ class Script:
     required: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
     refused: str = ""
+    verb: str = ""
 
 
 def text(name: str, key: str = "", *, default: str = "", here: str = "", refused: str = "") -> Flag:
@@ -148,49 +148,57 @@ CLASSIFIER = (
     whole("predict_batch_size", here="`task.eval_batch_size`, for `mode=predict`", default="8"),
 )
 PRETRAINING_FLAGS = (
-    *(text(name) for name in ("bert_config_file", "bert_teacher_config_file", "input_file", "output_dir")),
-    text("init_checkpoint"),
-    whole("max_seq_length", default="128"),
-    whole("max_predictions_per_seq", default="20"),
-    *(switch(name) for name in ("do_train", "do_eval")),
-    whole("train_batch_size", default="32"),
-    whole("eval_batch_size", default="8"),
-    whole("max_eval_steps", default="100"),
-    number("learning_rate", default="5e-5"),
-    whole("num_train_steps", default="100000"),
-    whole("num_warmup_steps", default="10000"),
-    whole("num_distill_steps", default="100000"),
-    whole("save_checkpoints_steps", default="1000"),
-    whole("iterations_per_loop", default="1000"),
-    switch("use_tpu"),
-    *(text(name) for name in ("tpu_name", "tpu_zone", "gcp_project", "master")),
-    whole("num_tpu_cores", default="8"),
-    switch("use_einsum", default="true"),
-    switch("use_summary"),
-    text("first_input_file"),
-    whole("first_max_seq_length", default="128"),
-    whole("first_train_batch_size"),
-    whole("first_num_train_steps", default="0"),
-    text("optimizer", default="adamw"),
-    switch("layer_wise_warmup"),
-    number("distill_temperature", default="1.0"),
-    number("distill_ground_truth_ratio", default="1.0"),
-    *(number(f"{part}_distill_factor", default="0.0") for part in ("attention", "hidden", "gamma", "beta")),
-    number("weight_decay_rate", default="0.01"),
+    text("bert_teacher_config_file", here="`task=distill`, which has the published teacher; else `task=pretrain`"),
+    text("input_file", "task.train_file", here="and `task.dev_file`: the original evaluates on what it trains on"),
+    whole("max_seq_length", "task.max_seq_length", default="128"),
+    whole("max_predictions_per_seq", "task.max_predictions_per_seq", default="20"),
+    switch("do_train", here="`mode=train`, which evaluates at its end"),
+    switch("do_eval", here="with `do_train`, part of it; alone, `mode=evaluate`"),
+    whole("eval_batch_size", "task.eval_batch_size", default="8", here="changes no result"),
+    whole("max_eval_steps", default="100", here="`trainer.limit_eval`, in examples"),
+    whole("num_train_steps", "task.num_train_steps", default="100000"),
+    whole("num_warmup_steps", "task.optimizer.warmup_steps", default="10000"),
+    whole("num_distill_steps", default="100000", here="`task.transfer.steps`"),
+    switch("use_einsum", default="true", here="changes no result; left out"),
+    switch("use_summary", here="what it would record is always recorded; left out"),
+    text("first_input_file", "task.first_train_file"),
+    whole("first_max_seq_length", "task.first_max_seq_length", default="128"),
+    whole("first_train_batch_size", "task.first_train_batch_size", here="by default `train_batch_size`"),
+    whole("first_num_train_steps", "task.first_num_train_steps", default="0"),
+    text("optimizer", "task.optimizer.name", default="adamw"),
+    switch("layer_wise_warmup", here="knowledge transfer layer by layer, as `task=distill` has it"),
+    number(
+        "distill_temperature", default="1.0", here="`task.temperature`, of the logits; the original's is a near no-op"
+    ),
+    number("distill_ground_truth_ratio", default="1.0", here="`task.ground_truth_ratio`"),
+    number("attention_distill_factor", default="0.0", here="`task.transfer.attention_factor`"),
+    number("hidden_distill_factor", default="0.0", here="`task.transfer.hidden_factor`"),
+    number("gamma_distill_factor", default="0.0", here="`task.transfer.variance_factor`"),
+    number("beta_distill_factor", default="0.0", here="`task.transfer.mean_factor`"),
+    number(
+        "weight_decay_rate", "task.optimizer.weight_decay", default="0.01", here="the original forgets to pass it on"
+    ),
 )
 PRETRAINING_DATA_FLAGS = (
-    *(text(name) for name in ("input_file", "output_file", "vocab_file")),
-    switch("do_lower_case", default="true"),
-    switch("do_whole_word_mask"),
-    whole("max_seq_length", default="128"),
-    whole("max_predictions_per_seq", default="20"),
-    whole("random_seed", default="12345"),
-    whole("dupe_factor", default="10"),
-    number("masked_lm_prob", default="0.15"),
-    number("short_seq_prob", default="0.1"),
+    text("input_file", "input_file", here="patterns may be `gs://…` too"),
+    text("output_file", "output_file", here="of `gs://…` `output_dir`, a folder of that name"),
+    text("vocab_file", "vocab_file"),
+    switch("do_lower_case", "do_lower_case", default="true"),
+    switch("do_whole_word_mask", "do_whole_word_mask"),
+    whole("max_seq_length", "max_seq_length", default="128"),
+    whole("max_predictions_per_seq", "max_predictions_per_seq", default="20"),
+    whole("random_seed", "random_seed", default="12345"),
+    whole("dupe_factor", "dupe_factor", default="10"),
+    number("masked_lm_prob", "masked_lm_prob", default="0.15"),
+    number("short_seq_prob", "short_seq_prob", default="0.1"),
 )
 
 
+SHARED_WITH_PRETRAINING = {
+    *("bert_config_file", "output_dir", "init_checkpoint", "train_batch_size", "learning_rate"),
+    *("save_checkpoints_steps", "iterations_per_loop", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master"),
+    "num_tpu_cores",
+}
 ALWAYS = ("vocab_file", "bert_config_file", "output_dir")  # as the originals mark them
 SCRIPTS = {
     script.name: script
@@ -202,8 +210,21 @@ SCRIPTS = {
             required=("task_name", "data_dir", *ALWAYS),
             stated=("max_seq_length", "do_lower_case", "train_batch_size", "learning_rate", "num_train_epochs"),
         ),
-        Script(name="run_pretraining.py", flags=_by_name(PRETRAINING_FLAGS), refused=PRETRAINING),
-        Script(name="create_pretraining_data.py", flags=_by_name(PRETRAINING_DATA_FLAGS), refused=PRETRAINING_DATA),
+        Script(
+            name="run_pretraining.py",
+            flags=_by_name(PRETRAINING_FLAGS, [flag for flag in COMMON if flag.name in SHARED_WITH_PRETRAINING]),
+            required=("input_file", *ALWAYS[1:]),
+            stated=(
+                *("max_seq_length", "train_batch_size", "learning_rate", "num_train_steps", "num_warmup_steps"),
+                *("optimizer", "eval_batch_size"),
+            ),
+        ),
+        Script(
+            name="create_pretraining_data.py",
+            flags=_by_name(PRETRAINING_DATA_FLAGS),
+            required=("input_file", "output_file", "vocab_file"),
+            verb="create_pretraining_data",
+        ),
     )
 }
 

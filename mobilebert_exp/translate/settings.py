@@ -13,7 +13,7 @@ from mobilebert_exp.storage.place import GS, is_remote
 from mobilebert_exp.translate.command_line import Text, shown
 from mobilebert_exp.translate.flags import Script
 
-RUN = "RUN"  # stands where only the person knows which run is meant
+RUN, VOCABULARY, TEACHER = "RUN", "VOCAB", "TEACHER"  # stand where only the person knows what is meant
 IN_BUCKET = {
     "output_dir": "upload_to",
     "cache_dir": "shared_cache",
@@ -53,7 +53,9 @@ def translated(script: Script, given: Given) -> Translation:
     found.refusals += [f"--{name}: {script.flags[name].refused}; without it the rest translates" for name in off]
     if missing := [name for name in script.required if name not in given]:
         raise ConfigError(f"--{missing[0]} is missing, without which {script.name} does not start; add it")
-    if not found.refusals:
+    if script.verb:
+        _data(script, given, found)
+    elif not found.refusals:
         CHOOSE[script.name](given, found)
         _model(given, found)
         _hardware(given, found)
@@ -135,7 +137,72 @@ def _above(place: str, folder: str) -> Text:
     return Text("" if match is None else "." if match[1] is None else match[1] or "/")
 
 
-CHOOSE = {"run_squad.py": _squad, "run_classifier.py": _classifier}
+def _data(script: Script, given: Given, found: Translation) -> None:
+    """Flag by flag; what the original writes to a bucket as a file becomes a folder of shards there."""
+    for name, flag in script.flags.items():
+        if name in given:
+            value = given[name]
+            found.settings[flag.key] = value if isinstance(value, str) else str(value).lower()
+    if GS in found.settings["output_file"]:
+        place = found.settings["output_dir"] = found.settings.pop("output_file")
+        if "," in place:
+            found.refusals.append("--output_file: in a bucket there is one folder of shards; name one")
+        found.notes.append(f"{shown(place)} becomes a folder of shards; {shown(place)}/*.tfrecord names them")
+    found.notes.append(
+        "texts that are not UTF-8 are refused, where the original drops such bytes; bad_bytes=drop does so too"
+    )
+
+
+def _pretraining(given: Given, found: Translation) -> None:
+    train, evaluate = given.get("do_train", False), given.get("do_eval", False)
+    if not train and not evaluate:
+        raise ConfigError("neither --do_train nor --do_eval is given, so that the original does nothing; add one")
+    found.settings["mode"] = "train" if train else "evaluate"
+    found.settings["task"] = "distill" if "bert_teacher_config_file" in given else "pretrain"
+    found.settings["task.train_file"] = found.settings["task.dev_file"] = Text(given["input_file"])
+    found.settings["task.vocab_file"] = VOCABULARY
+    found.notes.append(
+        f"put the vocabulary that the records were made with in place of {VOCABULARY}; the original reads none"
+    )
+    found.notes.append("task.dev_file is what the original evaluates on; name records that training does not see")
+    sizes = [str(given.get(name, default)) for name, default in (("max_eval_steps", "100"), ("eval_batch_size", "8"))]
+    if all(size.isdecimal() for size in sizes):
+        found.settings["trainer.limit_eval"] = str(int(sizes[0]) * int(sizes[1]))
+    else:
+        found.notes.append("--max_eval_steps: trainer.limit_eval counts examples; set it yourself")
+    if found.settings["task"] == "distill":
+        _distillation(given, found)
+
+
+def _distillation(given: Given, found: Translation) -> None:
+    """The README's recipe: knowledge transfer layer by layer, then the teacher's answers."""
+    teacher = Text(given["bert_teacher_config_file"])
+    if not any(PUBLISHED.get(part.removesuffix(".json")) == "teacher" for part in teacher.split("/")[-2:]):
+        found.refusals.append(
+            f"--bert_teacher_config_file={shown(teacher)}: its name is not the published teacher's; choose "
+            "model@task.teacher=NAME with task=distill"
+        )
+    if not given.get("layer_wise_warmup", False):
+        found.refusals.append(
+            "--bert_teacher_config_file without --layer_wise_warmup: set task.transfer.strategy=joint or auxiliary "
+            "with task=distill"
+        )
+    for name, (key, default) in DISTILLATION.items():
+        found.settings[key] = str(given.get(name, default))
+    found.settings["task.teacher_checkpoint"] = Text(given.get("init_checkpoint", TEACHER))
+    found.notes.append("task.teacher_checkpoint takes a run of task=pretrain; name yours there")
+
+
+DISTILLATION = {  # flags of a distillation: our key, the original's default
+    "num_distill_steps": ("task.transfer.steps", "100000"),
+    "distill_temperature": ("task.temperature", "1.0"),
+    "distill_ground_truth_ratio": ("task.ground_truth_ratio", "1.0"),
+    "attention_distill_factor": ("task.transfer.attention_factor", "0.0"),
+    "hidden_distill_factor": ("task.transfer.hidden_factor", "0.0"),
+    "gamma_distill_factor": ("task.transfer.variance_factor", "0.0"),
+    "beta_distill_factor": ("task.transfer.mean_factor", "0.0"),
+}
+CHOOSE = {"run_squad.py": _squad, "run_classifier.py": _classifier, "run_pretraining.py": _pretraining}
 
 
 def _model(given: Given, found: Translation) -> None:
@@ -178,6 +245,8 @@ def _hardware(given: Given, found: Translation) -> None:
 def _others(script: Script, given: Given, found: Translation) -> None:
     """The flags whose value a key takes as it is, in the script's order; what was set with more thought stays."""
     skipped = () if given.get("use_tpu", False) else TPU_FLAGS
+    if found.settings["task"] == "distill":
+        skipped = (*skipped, "init_checkpoint")  # the teacher's
     for name, flag in script.flags.items():
         if name in given and flag.key and name not in skipped:
             value = given[name]

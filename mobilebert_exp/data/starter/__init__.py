@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from mobilebert_exp.data.starter import world
@@ -9,7 +12,9 @@ from mobilebert_exp.data.starter.articles import LOOKUP, MATCHING, UNANSWERABLE,
 from mobilebert_exp.data.starter.articles import articles as _articles
 from mobilebert_exp.errors import ConfigError
 
-__all__ = ["LOOKUP", "MATCHING", "UNANSWERABLE", "Recipe", "generate", "relation_baseline", "texts"]
+__all__ = ["LOOKUP", "MATCHING", "UNANSWERABLE", "Recipe", "documents", "generate", "relation_baseline", "texts"]
+
+_SENTENCE_END = re.compile(r"(?<=\.) ")  # no sentence has another full stop
 
 
 def generate(*, seed: int, articles: int, version_2: bool, split: str, recipe: Recipe | None = None) -> dict[str, Any]:
@@ -34,6 +39,13 @@ def texts(data: dict[str, Any]) -> list[str]:
             found.append(paragraph["context"])
             found.extend(question["question"] for question in paragraph["qas"])
     return found
+
+
+def documents(*, seed: int, articles: int, paragraphs: int, split: str) -> Iterator[list[str]]:
+    """Each article as its sentences, without questions; one with so many paragraphs."""
+    recipe = replace(Recipe(), paragraphs=paragraphs)
+    for article in generate(seed=seed, articles=articles, version_2=False, split=split, recipe=recipe)["data"]:
+        yield [sentence for part in article["paragraphs"] for sentence in _SENTENCE_END.split(part["context"])]
 
 
 def relation_baseline(data: dict[str, Any]) -> dict[str, str]:

@@ -1,0 +1,194 @@
+"""task=distill from the command line: a teacher is made, a student learns from it, and mistakes are one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy
+from command_line import Ended, here
+from test_training_loop import stopped
+
+from mobilebert_exp import registry
+from mobilebert_exp.composition import compose
+from mobilebert_exp.config import ExperimentConfig
+
+SMALL = [
+    "model.num_layers=2", "model.hidden_size=32", "model.intra_bottleneck_size=16", "model.embedding_size=16",
+    "model.intermediate_size=32", "model.num_feedforward_networks=1", "model.initialization=bert",
+]  # fmt: skip
+DATA = [
+    "task.starter.train_articles=40", "task.starter.dev_articles=8", "task.starter.vocabulary_size=300",
+    "task.max_seq_length=32", "task.max_predictions_per_seq=5", "task.dupe_factor=1",
+    "task.global_batch_size=8", "task.eval_batch_size=8", "task.optimizer.warmup_steps=2",
+    "hardware.steps_per_loop=3", "tracking=none",
+]  # fmt: skip
+TEACHER = ["+preset=micro_teacher", *SMALL, *DATA, "model.intra_bottleneck_size=32", "task.num_train_steps=12"]
+OF_TEACHER = [f"task.teacher.{each.removeprefix('model.')}" for each in [*SMALL, "model.intra_bottleneck_size=32"]]
+STUDENT = [
+    "+preset=micro_student", *SMALL, *DATA, *OF_TEACHER, "task.transfer.steps=8", "task.num_train_steps=6",
+    "trainer.eval_every_steps=null",
+]  # fmt: skip
+
+
+PARTS = ("embeddings/", "layers/", "heads/")
+
+
+def ran(*arguments: str, folder: Path) -> Ended:
+    return here(*arguments, f"output_dir={folder}/outputs", f"cache_dir={folder}/cache")
+
+
+def result(folder: Path, name: str) -> Mapping[str, Any]:
+    """Of the newest run of a task."""
+    newest = max((folder / "outputs" / name).rglob("result.json"), key=lambda file: file.stat().st_mtime_ns)
+    return json.loads(newest.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a teacher; caches lie beside it."""
+    folder = tmp_path_factory.mktemp("teacher")
+    assert ran(*TEACHER, folder=folder).code == 0
+    return Path(result(folder, "pretrain")["run_dir"])
+
+
+def folder_of(teacher: Path) -> Path:
+    return next(parent for parent in teacher.parents if parent.name == "outputs").parent
+
+
+def weights(run_dir: str | Path) -> dict[str, np.ndarray]:
+    """By our names, whichever way to them the checkpoint took; moments left out."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(Path(run_dir) / "checkpoints")))
+    places = [place for place in reader.get_variable_to_shape_map() if not re.search("/(momentum|velocity)/", place)]
+    names = {place.partition("/.ATTRIBUTES")[0].rpartition("/")[2].replace(".S", "/"): place for place in places}
+    return {name: reader.get_tensor(place) for name, place in names.items() if name.startswith(PARTS)}
+
+
+def test_a_student_learns_from_a_teacher(teacher: Path) -> None:
+    folder = folder_of(teacher)
+    ended = ran(*STUDENT, f"task.teacher_checkpoint={teacher}", "task.use_summary=true", folder=folder)
+    assert ended.code == 0, ended.err
+    found = result(folder, "distill")
+    assert found["state"] == "FINISHED"
+    assert 0 <= found["metrics"]["masked_lm_accuracy"] <= 100
+    run_dir = Path(found["run_dir"])
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert list((run_dir / "tensorboard").iterdir())
+    saved = {name for name, _ in tf.train.list_variables(tf.train.latest_checkpoint(str(run_dir / "checkpoints")))}
+    assert not any("teacher" in name or "lesson" in name for name in saved), "the teacher is no part of a checkpoint"
+    assert any("train/hidden/layer_01" in str(line) for line in lines)
+    assert any("train/taught_loss" in str(line) for line in lines)
+
+
+def test_what_rests_in_transfer_is_the_teacher_s(teacher: Path) -> None:
+    """After KT alone the student's embeddings and heads are still those it was given."""
+    folder = folder_of(teacher)
+    only = ["trainer.max_steps=8", "seed=3"]
+    assert ran(*STUDENT, f"task.teacher_checkpoint={teacher}", *only, folder=folder).code == 0
+    ours, theirs = weights(result(folder, "distill")["run_dir"]), weights(teacher)
+    given = [name for name in ours if not name.startswith("layers/")]
+    assert len(given) == 15
+    for name in given:
+        assert np.array_equal(ours[name], theirs[name]) is not name.startswith("embeddings/norm/"), name
+
+
+REFUSED = {
+    "no teacher": (["task.teacher_checkpoint=null"], "task.teacher_checkpoint names no teacher to learn from; "),
+    "no such run": (["task.teacher_checkpoint=/no/such/run"], "task.teacher_checkpoint=/no/such/run"),
+    "another teacher": (["task.teacher.intermediate_size=64"], "with task.teacher.intermediate_size=32, not 64; "),
+    "deeper teacher": (["task.teacher.num_layers=4"], "the teacher has 4 layers and the student 2; "),
+    "odd steps": (["task.transfer.steps=9"], "=9 is not divisible by the student's 2 layers; set it to 8"),
+    "other width": (["model.hidden_size=64"], "model.hidden_size=64 and task.teacher.hidden_size=32 differ; "),
+    "other words": (["task.teacher.vocab_size=7"], "7"),
+    "half": (["task.teacher_dtype=float16"], "task.teacher_dtype=float16 is refused"),
+    "ratio": (["task.ground_truth_ratio=1.5"], "task.ground_truth_ratio=1.5 exceeds 1"),
+    "cold": (["task.temperature=0"], "task.temperature=0.0 is not positive"),
+    "long": (["task.max_seq_length=512", "task.teacher.max_positions=128"], "exceeds the teacher's 128 positions"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_mistake_is_one_line(name: str, teacher: Path) -> None:
+    overrides, message = REFUSED[name]
+    ended = ran(*STUDENT, f"task.teacher_checkpoint={teacher}", *overrides, folder=folder_of(teacher))
+    assert ended.code == 2, ended.err
+    assert ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
+    assert message in ended.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "after", [2, 4, 6, 8, 11], ids=["first_turn", "its_end", "second_turn", "end_of_transfer", "answers"]
+)
+def test_a_run_goes_on_where_it_stopped(after: int, whole: Path, teacher: Path, tmp_path: Path) -> None:
+    """Weights, moments and step, bit for bit."""
+    config, task = assembled(teacher)
+    stopped(config, task, tmp_path / "run", after=after)
+    assert tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints")).endswith(f"ckpt-{after}")
+    toy.run(config, task, tmp_path / "run")
+    expected, found = (toy.weights(str(place / "checkpoints" / "ckpt-14")) for place in (whole, tmp_path / "run"))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def assembled(teacher: Path) -> tuple[ExperimentConfig, Any]:
+    """The student's experiment, which looks at every step, and its task."""
+    cache = f"cache_dir={folder_of(teacher)}/cache"
+    config = compose([*STUDENT, f"task.teacher_checkpoint={teacher}", cache, "hardware.steps_per_loop=1"])
+    task: Any = registry.create_task(config)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=task.vocab_size)), task
+
+
+@pytest.fixture(scope="module")
+def whole(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    config, task = assembled(teacher)
+    folder = tmp_path_factory.mktemp("whole")
+    toy.run(config, task, folder)
+    return folder
+
+
+def test_the_readme_s_recipe_is_the_default() -> None:
+    config = compose(["task=distill", "hardware=tpu_v3_256"])
+    task: Any = config.task
+    assert (config.model.name, task.teacher.name, task.global_batch_size) == ("opt", "teacher", 2048)
+    assert (task.max_seq_length, task.max_predictions_per_seq, task.num_train_steps) == (512, 20, 500_000)
+    optimizer = task.optimizer
+    assert (optimizer.name.name, optimizer.learning_rate, optimizer.warmup_steps) == ("lamb", 1.5e-3, 10_000)
+    assert (task.transfer.steps, task.ground_truth_ratio, task.temperature) == (240_000, 0.5, 1.0)
+
+
+def test_a_plan_tells_every_turn(tmp_path: Path) -> None:
+    """Without data, a teacher or a TPU. Figures by hand: 2048 x 512 tokens a step, 740,000 steps."""
+    ended = ran("task=distill", "hardware=tpu_v3_256", "mode=plan", folder=tmp_path)
+    assert ended.code == 0, ended.err
+    rows = {" ".join(line.split()) for line in ended.out.partition("\nplan\n")[2].splitlines()}
+    for row in (
+        "steps 740,000 in 2 phases",
+        f"tokens {740_000 * 2048 * 512:,}",
+        "knowledge transfer steps 1 to 240,000",
+        "pre-training distillation steps 240,001 to 740,000",
+        "replicas 256",
+        "per replica 8",
+        "teacher teacher, 306,483,516 parameters, forward passes alone",
+    ):
+        assert row in rows, row
+    turns = [row for row in rows if row.startswith("layer ")]
+    assert len(turns) == 24
+    assert any(row.startswith("layer 24 steps 230,001 to 240,000 by the teacher's 24; ") for row in turns)
+    assert not list(tmp_path.rglob("*.tfrecord"))
+
+
+@pytest.mark.parametrize("override", ["model=micro", "model=tiny"])
+def test_another_student_may_be_named(override: str) -> None:
+    config = compose(["task=distill", override, "model@task.teacher=micro_teacher"])
+    assert config.model.name == override.partition("=")[2]
+    assert config.task.teacher.name == "micro_teacher"  # type: ignore[attr-defined]
