@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 NARROWEST = 20
@@ -102,7 +102,7 @@ def drawn(columns: Sequence[Column], *, title: str, width: int) -> str:
 def _table(columns: Sequence[Column], *, width: int) -> str:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
-        align = "right" if column.is_figure else "left"
+        align: JustifyMethod = "right" if column.is_figure else "left"
         table.add_column(column.header, width=column.width, overflow="fold", justify=align, vertical="bottom")
     for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*row)
