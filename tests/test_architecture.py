@@ -78,6 +78,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "": ("front", {"composition", "experiment", "loading"}),
 }
 HOLDERS = {  # who may import a library at all
+    "apache_beam": ("data.pretraining.beam",),
     "hydra": ("__main__", "composition", "groups", "sweeping"),
     "omegaconf": ("__main__", "composition", "groups", "sweeping"),
     "google": ("storage",),
@@ -90,7 +91,8 @@ HOLDERS = {  # who may import a library at all
     "torch": ("modeling.checkpoints",),
     "transformers": ("modeling.checkpoints",),
 }
-HEAVY = {"keras", "mlflow", "official", "optuna", "orbit", "pandas", "tensorflow", "tf_keras", "torch", "transformers"}
+HEAVY = {"apache_beam", "keras", "mlflow", "official", "optuna", "orbit", "pandas"}
+HEAVY |= {"tensorflow", "tf_keras", "torch", "transformers"}
 LIGHT = ("__main__", "composition", "config", "experiment", "metrics", "registry", "runners.base", "runners.plan",
          "tasks", "tracking.base", "translate", "verbs")  # fmt: skip
 # The delivery is a process of its own; the doctor looks at what the others would read.

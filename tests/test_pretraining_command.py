@@ -14,6 +14,9 @@ from mobilebert_exp.storage.bucket import Bucket
 from mobilebert_exp.storage.place import Place
 
 VERB = "create_pretraining_data"
+README = """--input_file=./sample_text.txt --output_file=/tmp/tf_examples.tfrecord --vocab_file=$BERT_BASE_DIR/vocab.txt
+--do_lower_case=True --max_seq_length=128 --max_predictions_per_seq=20 --masked_lm_prob=0.15 --random_seed=12345
+--dupe_factor=5"""
 
 
 @pytest.fixture
@@ -157,6 +160,16 @@ def test_an_original_command_does_the_same_here(tmp_path: Path) -> None:
     assert "bad_bytes=drop" in ended.err
     ran = here(*shlex.split(ended.out)[3:])
     assert _figures(ran)["records"] == f"{example_reading.count(tmp_path / 'tf_examples.tfrecord'):,}"
+
+
+def test_the_readmes_command_keeps_its_variables() -> None:
+    flags = " \\\n  ".join(README.split())
+    ended = here("translate", "--", f"python create_pretraining_data.py \\\n  {flags}")
+    assert ended.out == (
+        "python -m mobilebert_exp create_pretraining_data input_file=./sample_text.txt "
+        'output_file=/tmp/tf_examples.tfrecord "vocab_file=${BERT_BASE_DIR}/vocab.txt" do_lower_case=true '
+        "max_seq_length=128 max_predictions_per_seq=20 random_seed=12345 dupe_factor=5 masked_lm_prob=0.15\n"
+    )
 
 
 def test_a_bucket_in_an_original_command_becomes_a_folder_there() -> None:

@@ -24,9 +24,6 @@ FINE_TUNING = """--data_dir=${DATA_DIR} --do_lower_case --do_predict --do_train 
 --tpu_name=${TPU_NAME} --vocab_file=${INIT_CHECKPOINT}/vocab.txt --warmup_proportion=0.1"""
 EXPORT = """--data_dir=${DATA_DIR} --output_dir=${OUTPUT_DIR} --vocab_file=${INIT_CHECKPOINT}/vocab.txt
 --train_file=/path/to/squad/train-v1.1.json --export_dir=${EXPORT_DIR}"""
-DATA = """--input_file=./sample_text.txt --output_file=/tmp/tf_examples.tfrecord --vocab_file=$BERT_BASE_DIR/vocab.txt
---do_lower_case=True --max_seq_length=128 --max_predictions_per_seq=20 --masked_lm_prob=0.15 --random_seed=12345
---dupe_factor=5"""
 VARIABLES = {"DATA_DIR": "/d ata/", "INIT_CHECKPOINT": "/in,it", "OUTPUT_DIR": "/o=ut/{x}", "TPU_NAME": "12", "S": "/s"}
 NO_QUANTISATION = "quantisation is not available yet; without it the rest translates"
 NO_EXPORT = "export to SavedModel and TFLite is not available yet; without it the rest translates"
@@ -127,12 +124,6 @@ def test_the_readmes_fine_tuning_is_one_command() -> None:
                 f"--export_dir: {NO_EXPORT}",
             ],
             id="integer export",
-        ),
-        pytest.param(
-            "create_pretraining_data.py",
-            DATA,
-            ["create_pretraining_data.py: making pre-training data is not available yet"],
-            id="pre-training data",
         ),
     ],
 )
