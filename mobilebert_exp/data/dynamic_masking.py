@@ -37,25 +37,18 @@ def remasked(
     import tensorflow as tf
 
     draw = tf.random.experimental.stateless_fold_in
-    ids_BL, kind = unmasked(batch), batch["input_ids"].dtype
+    ids_BL = unmasked(batch)
     allowed_BL = tf.cast(batch["input_mask"], tf.bool)
     for special in special_ids:
         allowed_BL &= ids_BL != special
-    length, most = ids_BL.shape[1], batch["masked_lm_positions"].shape[1]
-    keys_BL = tf.random.stateless_uniform(tf.shape(ids_BL), draw(seed, 0))
-    _, places_BP = tf.math.top_k(tf.where(allowed_BL, keys_BL, -1.0), k=min(most, length))
-    places_BP = tf.pad(places_BP, [[0, 0], [0, max(0, most - length)]])
-    used_B = tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32), axis=1)
-    wanted_B = tf.maximum(tf.cast(tf.round(used_B * share), tf.int32), 1)
-    wanted_B = tf.minimum(wanted_B, tf.reduce_sum(tf.cast(allowed_BL, tf.int32), axis=1))
-    is_masked_BP = tf.range(most)[None] < wanted_B[:, None]
-    places_BP = tf.sort(tf.where(is_masked_BP, places_BP, length), axis=1)
-    places_BP = tf.where(is_masked_BP, places_BP, 0)
+    most = batch["masked_lm_positions"].shape[1]
+    is_masked_BP = tf.range(most)[None] < _wanted(batch["input_mask"], allowed_BL, share)[:, None]
+    places_BP = _places(allowed_BL, is_masked_BP, seed=draw(seed, 0))
     labels_BP = tf.gather(ids_BL, places_BP, batch_dims=1)
     coin_BP = tf.random.stateless_uniform(tf.shape(places_BP), draw(seed, 1))
     random_BP = tf.random.stateless_uniform(tf.shape(places_BP), draw(seed, 2), 0, vocab_size, tf.int32)
-    new_BP = tf.where(coin_BP < KEPT, labels_BP, tf.cast(random_BP, kind))
-    new_BP = tf.where(coin_BP < MASKED, tf.cast(mask_id, kind), new_BP)
+    new_BP = tf.where(coin_BP < KEPT, labels_BP, tf.cast(random_BP, ids_BL.dtype))
+    new_BP = tf.where(coin_BP < MASKED, tf.cast(mask_id, ids_BL.dtype), new_BP)
     return {
         **batch,
         "input_ids": _put(ids_BL, places_BP, new_BP, is_masked_BP),
@@ -63,6 +56,25 @@ def remasked(
         "masked_lm_ids": tf.cast(tf.where(is_masked_BP, labels_BP, 0), batch["masked_lm_ids"].dtype),
         "masked_lm_weights": tf.cast(is_masked_BP, tf.float32),
     }
+
+
+def _wanted(mask_BL: tf.Tensor, allowed_BL: tf.Tensor, share: float) -> tf.Tensor:
+    """How many tokens of each row are to be masked, rounded as the original rounds."""
+    import tensorflow as tf
+
+    used_B, most_B = (tf.reduce_sum(tf.cast(of_BL, tf.int32), axis=1) for of_BL in (mask_BL, allowed_BL))
+    return tf.minimum(tf.maximum(tf.cast(tf.round(tf.cast(used_B, tf.float32) * share), tf.int32), 1), most_B)
+
+
+def _places(allowed_BL: tf.Tensor, is_masked_BP: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+    """As many places `[B, P]` of a row as are to be masked, drawn from those that may be, rising; then zeros."""
+    import tensorflow as tf
+
+    length, most = allowed_BL.shape[1], is_masked_BP.shape[1]
+    keys_BL = tf.random.stateless_uniform(tf.shape(allowed_BL), seed)
+    _, drawn_BP = tf.math.top_k(tf.where(allowed_BL, keys_BL, -1.0), k=min(most, length))
+    drawn_BP = tf.pad(drawn_BP, [[0, 0], [0, max(0, most - length)]])
+    return tf.where(is_masked_BP, tf.sort(tf.where(is_masked_BP, drawn_BP, length), axis=1), 0)
 
 
 def unmasked(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
