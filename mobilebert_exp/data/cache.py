@@ -44,7 +44,7 @@ def file_digest(path: str | Path) -> str:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Parts:
-    """Says that `build` finishes what it finds unfinished: it leaves whole files only, and takes them as they are.
+    """Says that `build` finishes what it finds unfinished: it leaves whole, synced files, and takes them as they are.
 
     Attributes:
       described: what the files in a finished folder are, which `build` knows; so nothing is read again.
@@ -175,6 +175,9 @@ def _build(folder: Path, *, key: Mapping[str, object], build: Callable[[Path], M
     temporary.mkdir(exist_ok=True)
     try:
         metadata = build(temporary)
+        if parts is None:
+            for path in temporary.rglob("*"):
+                _sync(path)
         _seal(temporary, key=key, metadata=metadata, files=(parts.described if parts else _described)(temporary))
         if folder.exists():
             shutil.rmtree(folder)
@@ -195,8 +198,6 @@ def _described(folder: Path) -> Files:
 
 def _seal(folder: Path, *, key: Mapping[str, object], metadata: Metadata, files: Files) -> None:
     """Writes the manifest, which says that all is there."""
-    for path in folder.rglob("*"):
-        _sync(path)
     write_text(folder / MANIFEST, manifest(key=key, metadata=metadata, files=files))
     _sync(folder)
 

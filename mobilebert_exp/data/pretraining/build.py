@@ -234,8 +234,7 @@ def build(folder: Path, text: Text, *, told: Callable[[float, int], None], worke
     for warning in warnings(text):
         log.warning("%s", warning)
     (folder / NOTES).mkdir(exist_ok=True)
-    for torn in (*folder.glob(".*.tmp"), *folder.glob(f"{NOTES}/.*.tmp")):  # of a process that was killed
-        torn.unlink(missing_ok=True)
+    _swept(folder)
     groups = text.groups()
     writer = Writer(tokenizer=text.tokenizer, settings=text.settings, disk=LocalDisk(folder))
     counts, done = Counts(), 0
@@ -246,6 +245,20 @@ def build(folder: Path, text: Text, *, told: Callable[[float, int], None], worke
             told(done / text.corpus.size, counts.sentences)
     check_counts(counts)
     return counts
+
+
+def _swept(folder: Path) -> None:
+    """Takes away what a process that was killed had begun, and notes of shards that are not there whole."""
+    for torn in (*folder.glob(".*.tmp"), *folder.glob(f"{NOTES}/.*.tmp")):
+        torn.unlink(missing_ok=True)
+    for path in (folder / NOTES).glob("*.json"):
+        try:
+            made = Made.parse(path.read_text(encoding="utf-8"))
+            is_whole = all((folder / shard.name).stat().st_size == shard.bytes for shard in made.shards)
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            is_whole = False
+        if not is_whole:
+            path.unlink()
 
 
 def warnings(text: Text) -> Iterator[str]:
