@@ -83,7 +83,7 @@ def test_the_console_script_is_the_module(project: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("mobilebert_exp", ("interop",)),
+        ("mobilebert_exp", ("beam", "interop")),
         ("tests", ("test", "interop")),
         ("benchmarks", ("test", "bench", "interop")),
     ],
