@@ -15,6 +15,7 @@ from mobilebert_exp.data import records
 from mobilebert_exp.data.pretraining.masking import Rows
 
 MOST_INTEGER = 2**21  # of what three bytes hold as a varint
+_ONE_BYTE, _TWO_BYTES = 2**7 - 1, 2**14 - 1
 INTEGERS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids", "next_sentence_labels")
 FLOATS = ("masked_lm_weights",)
 
@@ -63,9 +64,17 @@ class Serializer:
 
 def _entries(name: str, values_NK: NDArray[np.int32] | NDArray[np.int64]) -> Iterator[bytes]:
     """An entry of each row's integers, which are from 0 to below `MOST_INTEGER`."""
-    wide_NK3 = np.stack([values_NK & 0x7F, values_NK >> 7 & 0x7F, values_NK >> 14], axis=2).astype(np.uint8)
-    needed_NK3 = np.stack([np.ones_like(values_NK, bool), values_NK > 0x7F, values_NK > 0x3FFF], axis=2)
-    wide_NK3[:, :, :2][needed_NK3[:, :, 1:]] |= 0x80
+    if values_NK.max(initial=0) <= _ONE_BYTE:
+        size, content = values_NK.shape[1], values_NK.astype(np.uint8).tobytes()
+        head = records.entry_head(name, size)
+        yield from (head + content[start : start + size] for start in range(0, len(content), size))
+        return
+    wide_NK3 = np.empty((*values_NK.shape, 3), np.uint8)
+    needed_NK3 = np.empty(wide_NK3.shape, bool)
+    needed_NK3[:, :, 0] = True
+    needed_NK3[:, :, 1], needed_NK3[:, :, 2] = values_NK > _ONE_BYTE, values_NK > _TWO_BYTES
+    wide_NK3[:, :, 0], wide_NK3[:, :, 1], wide_NK3[:, :, 2] = values_NK & 0x7F, values_NK >> 7 & 0x7F, values_NK >> 14
+    wide_NK3[:, :, :2] |= needed_NK3[:, :, 1:].view(np.uint8) << 7  # another byte follows
     content = wide_NK3[needed_NK3].tobytes()
     start = 0
     for size in needed_NK3.sum(axis=(1, 2)).tolist():
