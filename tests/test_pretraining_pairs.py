@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import documents
 import numpy as np
@@ -13,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mobilebert_exp.data import example_reading, records
 from mobilebert_exp.data.pretraining import masking, pairs
 from mobilebert_exp.data.pretraining.masking import Rows, Vocabulary
 from mobilebert_exp.data.pretraining.pairs import Block
+from mobilebert_exp.data.pretraining.rows import Serializer
 from mobilebert_exp.data.pretraining.settings import Settings, advice, check, masked_of
 from mobilebert_exp.errors import ConfigError
 
@@ -304,3 +307,28 @@ def test_too_few_predictions_are_told_with_the_number() -> None:
         "task.max_predictions_per_seq=20 masks 3.9% of 512 tokens, and task.masked_lm_prob=0.15 asks for 77: "
         "raise it to 77"
     )
+
+
+def test_records_hold_any_ids(tmp_path: Path) -> None:
+    """Those at which a varint grows by a byte among them."""
+    edges = [0, 1, 127, 128, 129, 255, 256, 16_383, 16_384, 16_385, 2**21 - 1]
+    ids_NL = np.random.default_rng(0).choice(np.array(edges, np.int32), size=(50, 12))
+    made = Rows(
+        ids_NL=ids_NL,
+        used_N=np.full(50, 11),
+        second_N=np.full(50, 4),
+        positions_NP=np.tile([0, 127, 128], (50, 1)),
+        labels_NP=ids_NL[:, :3],
+        masked_N=np.arange(50) % 4,
+        is_random_N=np.arange(50) % 2,
+    )
+    content = Serializer(max_seq_length=12, max_predictions_per_seq=3)(made)
+    records.write_framed(tmp_path / "x", [content])
+    found = list(example_reading.first(tmp_path / "x", limit=100))
+    assert [list(record["input_ids"].numbers) for record in found] == ids_NL.tolist()
+    assert [list(record["masked_lm_ids"].numbers) for record in found] == ids_NL[:, :3].tolist()
+    assert {record["masked_lm_positions"].numbers for record in found} == {(0, 127, 128)}
+    assert [sum(record["masked_lm_weights"].numbers) for record in found] == [row % 4 for row in range(50)]
+    assert [record["next_sentence_labels"].numbers for record in found] == [(row % 2,) for row in range(50)]
+    assert {record["input_mask"].numbers for record in found} == {(1,) * 11 + (0,)}
+    assert {record["segment_ids"].numbers for record in found} == {(0,) * 7 + (1,) * 4 + (0,)}
