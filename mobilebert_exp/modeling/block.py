@@ -20,10 +20,16 @@ PYTORCH_EPSILON = 1e-5  # of a LayerNorm that is told no other
 Params = Mapping[str, tf.Tensor]
 _PLAIN_GRADIENTS = contextvars.ContextVar("plain_gradients", default=False)
 
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """Its tanh approximation; the cube as products, which take a fraction of the time of TensorFlow's power on CPU."""
+    return 0.5 * x * (1 + tf.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x)))
+
+
 ACTIVATIONS = {
     Activation.relu: tf.nn.relu,
     Activation.relu6: tf.nn.relu6,
-    Activation.gelu: lambda x: tf.nn.gelu(x, approximate=True),
+    Activation.gelu: gelu,
     Activation.gelu_exact: lambda x: tf.nn.gelu(x, approximate=False),
 }
 
