@@ -244,7 +244,7 @@ def test_without_dynamic_masking_batches_are_the_records(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["task.first_num_train_steps=2001"], "task.first_num_train_steps=2001 exceeds task.num_train_steps=2000"),
+        (["task.first_num_train_steps=1001"], "task.first_num_train_steps=1001 exceeds task.num_train_steps=1000"),
         (["task.num_train_epochs=2"], "task.num_train_epochs has no say in pre-training; set task.num_train_steps"),
         (["task.main_metric=f1"], "task.main_metric=f1 is not one of masked_lm_accuracy, next_sentence_accuracy"),
         (["task.dynamic_masking=true", "task.whole_word_mask=true"], "leave one of them out"),
