@@ -307,7 +307,7 @@ class TrackingConfig:
       uri: an MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else the SQLite store `<output_dir>/mlflow.db`.
       experiment: the MLflow experiment; null takes the task's name.
       run_name: null takes `<task>-<model>-seed<seed>`.
-      log_checkpoints: which checkpoint of a run that finished is logged, for `init.checkpoint=mlflow:RUN_ID` elsewhere.
+      log_checkpoints: which checkpoint of a finished run is logged, for `init.checkpoint=mlflow:RUN_ID` elsewhere.
     """
 
     kind: TrackerKind = TrackerKind.mlflow

@@ -51,7 +51,8 @@ def _is_refused(ended: Ended, message: str) -> None:
     assert ended.code == 2
 
 
-MODELS = "base, micro, multilingual, opt, qat, teacher, tiny"
+TASKS = "distill, glue, pretrain, squad_v1, squad_v2, xnli"
+MODELS = "base, micro, micro_teacher, multilingual, opt, qat, teacher, tiny"
 COMPOSITION = {
     # keys
     "lr=1": "lr is not a key of this experiment; did you mean task.optimizer.learning_rate?",
@@ -81,11 +82,11 @@ COMPOSITION = {
     "model=null": "model=null: a group takes the name of one of its options; see --help",
     "modl=opt": "modl is not a key of this experiment; did you mean model?",
     "+modl=opt": "modl is not a key of this experiment; did you mean model?",
-    "task=squad": "task=squad is not an option; did you mean squad_v2? options: glue, squad_v1, squad_v2, xnli",
+    "task=squad": f"task=squad is not an option; did you mean squad_v1? options: {TASKS}",
     "preset=starter": "preset is a group that must be added with a plus: +preset=starter",
     "+model=opt": "model is chosen already; write model=opt without a plus",
     "~model": f"model has no value; choose one with model=…: {MODELS}",
-    "~task": "task has no value; choose one with task=…: glue, squad_v1, squad_v2, xnli",
+    "~task": f"task has no value; choose one with task=…: {TASKS}",
     "hydra/launcher=many": "hydra/launcher=many is not an option; options: basic",
     # values
     "task.max_seq_length=abc": "task.max_seq_length=abc is not a whole number; give one, e.g. 384",
@@ -249,7 +250,7 @@ def test_a_squad_file_without_questions(files: list[str], tmp_path: Path) -> Non
 def test_files_that_are_not_there(files: list[str], tmp_path: Path) -> None:
     _is_refused(
         here(*files, f"task.train_file={tmp_path}/no.json"),
-        f"{tmp_path}/no.json does not exist; set data_root, or the task's file, to where it is",
+        f"task.train_file={tmp_path}/no.json does not exist; name a file that does",
     )
     _is_refused(
         here(*files, f"task.vocab_file={tmp_path}/no.txt"),

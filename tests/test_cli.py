@@ -204,7 +204,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert ended.code == 2
     assert ended.err == (
         "error: model=opx is not an option; did you mean opt? "
-        "options: base, micro, multilingual, opt, qat, teacher, tiny\n"
+        "options: base, micro, micro_teacher, multilingual, opt, qat, teacher, tiny\n"
     )
     assert ended.out == ""
     assert not list(tmp_path.iterdir())

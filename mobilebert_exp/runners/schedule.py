@@ -91,7 +91,7 @@ def at(phases: Sequence[PlannedPhase], step: int) -> PlannedPhase:
 
 
 def _only_phase(config: ExperimentConfig, task: Task, num_examples: Callable[[], int] | None) -> Phase:
-    features = functools.cache(functools.partial(task.features, Split.train))
+    features = functools.cache(lambda: task.features(Split.train))
     count = num_examples() if num_examples else features().num_examples
     return Phase(
         name=TRAINING,

@@ -170,7 +170,7 @@ def _pretraining(given: Given, found: Translation) -> None:
         found.settings["trainer.limit_eval"] = str(int(sizes[0]) * int(sizes[1]))
     else:
         found.notes.append("--max_eval_steps: trainer.limit_eval counts examples; set it yourself")
-    if found.settings["task"] == "distill":
+    if found.settings.get("task") == "distill":
         _distillation(given, found)
 
 
@@ -245,7 +245,7 @@ def _hardware(given: Given, found: Translation) -> None:
 def _others(script: Script, given: Given, found: Translation) -> None:
     """The flags whose value a key takes as it is, in the script's order; what was set with more thought stays."""
     skipped = () if given.get("use_tpu", False) else TPU_FLAGS
-    if found.settings["task"] == "distill":
+    if found.settings.get("task") == "distill":
         skipped = (*skipped, "init_checkpoint")  # the teacher's
     for name, flag in script.flags.items():
         if name in given and flag.key and name not in skipped:
