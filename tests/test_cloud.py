@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from archives import packed_tar
 from cloud import BUCKET
 from command_line import here
 from faults import Proxy
@@ -64,6 +65,27 @@ def test_a_checkpoint_in_a_bucket(cloud: Proxy, place: Place, tmp_path: Path) ->
     assert Path(f"{prefix}.index").is_file()
     with pytest.raises(CheckpointError, match=rf"^init.checkpoint={place}/none: no checkpoint there; "):
         sources.checkpoint(f"{place}/none", cache_dir=tmp_path / "none")
+
+
+def test_a_checkpoint_of_other_code_in_a_bucket(cloud: Proxy, place: Place, tmp_path: Path) -> None:
+    """A folder, one checkpoint of a folder with what lies beside it, or an archive; no logs and no deep folders."""
+    parts = {"checkpoint", "mobilebert.ckpt.index", "mobilebert.ckpt.data-00000-of-00001", "bert_config.json"}
+    parts |= {"vocab.txt", "variables/variables.index"}
+    folder = tmp_path / "made"
+    for name in (*parts, "train.log", "a/b/other.index"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    packed_tar(folder / "packed.tar.gz", {"top/mobilebert.ckpt.index": b"i", "top/vocab.txt": b""})
+    folders.upload(folder, place, names=folders.files_of(folder))
+    whole = Path(sources.checkpoint(str(place), cache_dir=tmp_path / "whole"))
+    assert set(folders.files_of(whole)) == parts
+    prefix = Path(sources.checkpoint(f"{place}/mobilebert.ckpt", cache_dir=tmp_path / "prefix"))
+    beside = {"bert_config.json", "vocab.txt"}
+    assert set(folders.files_of(prefix.parent)) == {name for name in parts if name.startswith(prefix.name)} | beside
+    unpacked = sources.checkpoint(f"{place}/packed.tar.gz", cache_dir=tmp_path / "packed")
+    assert unpacked.endswith("/top/mobilebert.ckpt")
+    with pytest.raises(CheckpointError, match=rf"^init.checkpoint={place}/none.tar.gz: no checkpoint there; "):
+        sources.checkpoint(f"{place}/none.tar.gz", cache_dir=tmp_path / "none")
 
 
 def test_an_experiment_whose_files_lie_in_a_bucket(cloud: Proxy, place: Place, tmp_path: Path) -> None:
