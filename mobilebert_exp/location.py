@@ -32,7 +32,8 @@ def check(location: str) -> None:
     path, wanted = parts(location)
     places = {"": [path / FOLDER / BEST, path / FOLDER], BEST: [path / FOLDER / BEST], LAST: [path / FOLDER]}[wanted]
     named = Path(location).expanduser()
-    files = [Path(f"{named}.index"), *(file for at in places for file in at.glob("*.index"))]
+    prefix = str(named).rpartition(".data-")[0] or str(named)
+    files = [Path(f"{prefix}.index"), *(file for at in places for file in at.glob("*.index"))]
     files += [file for pattern in ("*.index", *FOLDERS_BY) for file in named.glob(pattern)]
     if not any(file.is_file() for file in (*files, *([named] if named.name.endswith(FILES_BY) else []))):
         raise missing(location)

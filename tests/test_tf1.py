@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tf1_files
 
+from mobilebert_exp import location
 from mobilebert_exp.config import ModelConfig, leaves
 from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.modeling.checkpoints import formats, tf1
@@ -212,6 +213,7 @@ def test_wherever_one_points(tensors: dict[str, np.ndarray], tmp_path: Path) -> 
     prefix = folder / "x.ckpt-0"
     for path in (prefix, Path(f"{prefix}.index"), Path(f"{prefix}.data-00000-of-00001"), folder):
         assert tf1.recognises(path), path
+        location.check(str(path))
     moved = Path(shutil.move(folder, tmp_path / "moved"))
     (moved / "checkpoint").write_text(f'model_checkpoint_path: "{prefix}"\n', encoding="utf-8")
     assert tf1.read(moved).values.keys() == tf1.read(moved / prefix.name).values.keys()
