@@ -8,7 +8,6 @@ import sys
 from functools import partial
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mobilebert_exp import composition, experiment, verbs
@@ -23,15 +22,15 @@ ENVIRONMENT = {
 
 def application(mistakes: list[UserError], config: DictConfig) -> UserError | None:
     """One job of Hydra's. A mistake is told here, noted and returned, so that the other jobs of a multirun go on."""
-    job, uri, workers = HydraConfig.get(), os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("TF_CONFIG")
-    overrides, here = composition.overrides(job), job.runtime.output_dir
-    sweep = job.sweep.dir if job.mode is not None and job.mode.name == "MULTIRUN" else None
+    job, uri, workers = composition.job(), os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("TF_CONFIG")
+    here, sweep, words = job.folder, job.sweep_dir, job.overrides
     try:
-        typed = composition.typed(config)
-        experiment.run(typed, run_dir=here, overrides=overrides, sweep_dir=sweep, tracking_uri=uri, tf_config=workers)
+        with experiment.unbegun_leaves_nothing(here, made=() if sweep else job.made):  # a sweep's table tells of it
+            typed = composition.typed(config)
+            experiment.run(typed, run_dir=here, overrides=words, sweep_dir=sweep, tracking_uri=uri, tf_config=workers)
     except Exception as problem:
-        mistakes.append(composition.explained(problem, overrides))
-        print(f"error: {f'job {job.job.num}: ' if sweep else ''}{mistakes[-1]}", file=sys.stderr)
+        mistakes.append(composition.explained(problem, words))
+        print(f"error: {f'job {job.number}: ' if sweep else ''}{mistakes[-1]}", file=sys.stderr)
         return mistakes[-1]
     return None
 

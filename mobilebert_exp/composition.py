@@ -12,12 +12,12 @@ import traceback
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
 import yaml
 from hydra._internal.utils import get_args_parser
-from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -39,7 +39,7 @@ from mobilebert_exp.errors import ConfigError, OutputError, UserError
 from mobilebert_exp.groups import ADDED_GROUPS, DEFAULT_GROUPS, FROM_JSON, SCHEMA, register, shipped
 from mobilebert_exp.spelling import nearest, nearest_key
 
-__all__ = ["compose", "explained", "overrides", "prepare", "register", "shipped", "typed"]
+__all__ = ["compose", "explained", "job", "prepare", "register", "shipped", "typed"]
 
 NO_ROOM_OR_RIGHTS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -112,11 +112,38 @@ def _written(value: object) -> str:
     return json.dumps(value) if isinstance(value, str) else str(value).lower()
 
 
-def overrides(job: HydraConf) -> list[str]:
-    """What was typed in for a job of Hydra's (`HydraConfig.get()`), any `${…}` in it left as it stands."""
-    found = OmegaConf.to_container(job.overrides.task)
-    assert isinstance(found, list)
-    return found
+@dataclass(kw_only=True, frozen=True, slots=True)
+class HydraJob:
+    """The job of Hydra's that runs now.
+
+    Attributes:
+      number: in its multirun.
+      folder: which Hydra has made for it.
+      made: names of what Hydra has put there; empty where it keeps no record, as of a plan.
+      sweep_dir: folder of its multirun; None outside of one.
+      overrides: what was typed in, any `${…}` in it left as it stands.
+    """
+
+    number: int | str
+    folder: str
+    made: tuple[str, ...]
+    sweep_dir: str | None
+    overrides: list[str]
+
+
+def job() -> HydraJob:
+    """Which job of Hydra's runs now."""
+    found = HydraConfig.get()
+    overrides = OmegaConf.to_container(found.overrides.task)
+    assert isinstance(overrides, list)
+    is_one_of_many = found.mode is not None and found.mode.name == "MULTIRUN"
+    return HydraJob(
+        number=found.job.num if is_one_of_many else 0,
+        folder=found.runtime.output_dir,
+        made=(found.output_subdir, f"{found.job.name}.log") if found.output_subdir else (),
+        sweep_dir=found.sweep.dir if is_one_of_many else None,
+        overrides=overrides,
+    )
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -266,7 +293,7 @@ def _unknown_option(group: str, option: str, options: list[str]) -> str:
     if group == "sweep" and (fault := groups.sweep_fault(option)):
         return fault
     known = [name for name in options if SCHEMA not in name]
-    near = nearest(option, known)
+    near = (group == "task" and groups.data_set(option)) or nearest(option, known)
     hint = f"did you mean {near}? " if near else ""
     plus = "+" if group in ADDED_GROUPS else ""
     return f"{plus}{group}={option} is not an option; {hint}options: {', '.join(known) or 'none'}"

@@ -9,14 +9,13 @@ import logging
 import resource
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from mobilebert_exp import identity, location, manifest, mirror, registry
+from mobilebert_exp import fitting, identity, location, manifest, mirror, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
-from mobilebert_exp.data import parallel, shared, sources
+from mobilebert_exp.data import parallel, shared
 from mobilebert_exp.errors import (
     ConfigError,
     DivergedError,
@@ -99,37 +98,23 @@ def run(
         return opened.execute()
 
 
+@contextlib.contextmanager
+def unbegun_leaves_nothing(run_dir: str | Path, *, made: Collection[str]) -> Iterator[None]:
+    """Afterwards a run that has not begun has no folder; `made` are the names of what was put there for it."""
+    try:
+        yield
+    finally:
+        states.forget_unbegun(Path(run_dir), made=made)
+
+
 def _assembled(config: ExperimentConfig) -> tuple[ExperimentConfig, Task]:
     """The task, and the configuration with what was left open."""
     config = dataclasses.replace(config, cache_dir=str(Path(config.cache_dir or DEFAULT_CACHE).expanduser().resolve()))
     task = registry.create_task(config)
-    config = dataclasses.replace(config, model=_resolved_model(config, task))
+    config = fitting.resolved(config, task)
     if isinstance(task, Demanding):
         task.check_model(config.model)
     return config, task
-
-
-def _resolved_model(config: ExperimentConfig, task: Task) -> Any:
-    """The model with the vocabulary's size where it is open; a size of its own must equal it."""
-    model = config.model
-    if model.vocab_size not in (None, task.vocab_size):
-        raise ConfigError(
-            f"model.vocab_size={model.vocab_size} and the vocabulary has {task.vocab_size} entries; "
-            "name the model's own with task.vocab_file or data_root; from scratch, set model.vocab_size=null"
-        )
-    return dataclasses.replace(model, vocab_size=task.vocab_size)
-
-
-def _with_weights(config: ExperimentConfig, uri: str | None) -> ExperimentConfig:
-    """For the runner: the starting weights as a place where they were found; raises CheckpointError without any."""
-    place = config.init.checkpoint
-    if place is None:
-        return config
-    if weights.is_named(place):
-        store_uri = store.resolve_uri(config.tracking.uri, uri, config.output_dir)
-        place = weights.resolve(place, uri=store_uri, cache_dir=config.cache_dir or DEFAULT_CACHE)
-    location.check(sources.checkpoint(place, cache_dir=config.cache_dir))
-    return dataclasses.replace(config, init=dataclasses.replace(config.init, checkpoint=place))
 
 
 def _plan(
@@ -141,7 +126,7 @@ def _plan(
     stop: StopRequest,
     uri: str | None,
 ) -> Result:
-    config = _with_weights(config, uri)
+    config = fitting.with_weights(config, task, uri=uri)
     job = Job(config=config, task=task, run_dir=run_dir, tracker=_tracker(config, None), stop=stop)
     outcome = registry.runner(Mode.plan).run(job)
     print(outcome.text)
@@ -205,12 +190,13 @@ class _Run:
         self._identity = identity.of(config, self._digests)
         self._output_dir = Path(config.output_dir).resolve()
         self._worker = worker_index(config, tf_config)
+        self._is_one_of_several = config.hardware.distribution is Distribution.multi_worker
         self._asked_dir = (run_dir / f"worker-{self._worker}" if self._worker else run_dir).resolve()
         unfinished = self._unfinished()
         self._run_dir = ((unfinished and unfinished.run_dir) or self._asked_dir).resolve()
         self._resume_id = unfinished.run_id if unfinished else ""
         has_own = manifest.committed(self._run_dir / location.FOLDER)
-        self._for_runner = config if has_own else _with_weights(config, uri)
+        self._for_runner = config if has_own else fitting.with_weights(config, task, uri=uri)
         self._mirror = self._copy(unfinished.place if unfinished else None)
         self._tracker = _tracker(config, uri, worker=self._worker)
         self._noting = threading.Thread(target=self._note_run_id, daemon=True)
@@ -218,8 +204,8 @@ class _Run:
         self._started = time.monotonic()
 
     def _may_continue(self) -> bool:
-        several = self._config.hardware.distribution is Distribution.multi_worker  # each has a part of its own to find
-        return self._config.resume is not Resume.never and self._config.mode is Mode.train and not several
+        is_asked = self._config.resume is not Resume.never and self._config.mode is Mode.train
+        return is_asked and not self._is_one_of_several  # each of which has a part of its own to find
 
     def _copy(self, place: Place | None) -> mirror.Mirror | None:
         """The run's copy in a bucket, if it is to have one; the chief's alone."""
@@ -260,6 +246,7 @@ class _Run:
             except RunStopped as stopped:
                 state = RunState.PREEMPTED if stopped.signal_number == 15 else RunState.KILLED
                 self._close(state, reason=str(stopped))
+                print(self._how_to_go_on())
                 raise
             except BaseException as problem:
                 mendable = isinstance(problem, UserError) and not isinstance(problem, DivergedError)
@@ -363,6 +350,19 @@ class _Run:
         if missed and state is RunState.FINISHED:
             raise StorageError(f"the run finished, {missed}")
         return result
+
+    def _how_to_go_on(self) -> str:
+        """One line for whoever has stopped the run: what is saved, and what goes on from there."""
+        committed = manifest.committed(self._run_dir / location.FOLDER) if self._config.mode is Mode.train else []
+        if not committed:
+            return "nothing is saved; the same command starts again"
+        if self._is_one_of_several:
+            how = f"init.checkpoint={self._run_dir}/{location.LAST} starts a new run from its weights"
+        else:
+            never = " with resume=auto" if self._config.resume is Resume.never else ""
+            how = f"the same command{never} goes on from there"
+        step = manifest.step_of(manifest.file_of(committed[0]).name)
+        return f"saved: step {step}, {committed[0]}; {how}"
 
     def _write(self, result: Result) -> str:
         """Writes the result, and copies the folder for the last time; returns why that failed, "" if it did not."""

@@ -1,9 +1,11 @@
-"""Where `init.checkpoint` points; pure Python, so that a wrong place is told before TensorFlow is loaded."""
+"""Where `init.checkpoint` points, and what a run says of it; pure Python: told before TensorFlow is loaded."""
 
 from __future__ import annotations
 
 import enum
+import json
 from pathlib import Path
+from typing import Any
 
 from mobilebert_exp.errors import CheckpointError
 
@@ -11,6 +13,9 @@ FOLDER = "checkpoints"  # of a run
 BEST, LAST = "best", "last"
 FOLDERS_BY = ("saved_model.pb", "*.safetensors", "pytorch_model*.bin")  # whose folder is a checkpoint of other code
 FILES_BY = (".index", ".safetensors", ".bin", ".index.json")  # which are one by themselves
+MODEL_FILE = "model.json"  # of a run: the architecture of its weights, and under HEAD what their head answers
+SETTINGS_FILE = "provenance/config.json"  # of a run: the leaves of its resolved configuration
+HEAD = "head"
 
 
 class Logged(enum.Enum):
@@ -44,3 +49,33 @@ def missing(location: str) -> CheckpointError:
         f"init.checkpoint={location}: no checkpoint there; give the folder of a training run, the one that holds "
         f"{FOLDER}/, or a checkpoint of other code (docs/checkpoints.md)"
     )
+
+
+def run_of(location: str) -> Path:
+    """The folder of the run that a place is in; of a checkpoint that lies by itself, the folder it is in."""
+    prefix = Path(location).expanduser()
+    if not Path(f"{prefix}.index").is_file():
+        return parts(location)[0]
+    return next((parent for parent in prefix.parents if (parent / MODEL_FILE).is_file()), prefix.parent)
+
+
+def record(run_dir: Path) -> dict[str, Any]:
+    """What a run says of its weights; empty where an older version wrote them, or nobody says anything.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+    file = run_dir / MODEL_FILE
+    found = read(file)
+    if not found and file.is_file():
+        raise CheckpointError(f"init.checkpoint: {file} is no JSON object; choose another run")
+    return found
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -36,7 +36,7 @@ RETRY_S = 30.0  # training waits for an upload, and the next checkpoint brings w
 BEAT_S = 30.0  # between two signs of life
 FRESH_S = 150.0  # how long a sign of life counts: a bucket that is away for a moment costs nobody his run
 POINTERS = tuple(f"{folder}/{manifest.POINTER}" for folder in (location.FOLDER, f"{location.FOLDER}/{location.BEST}"))
-NEEDED = (location.FOLDER, "model.json", "metrics.jsonl", states.STATE_FILE)  # to go on with a run
+NEEDED = (location.FOLDER, location.MODEL_FILE, "metrics.jsonl", states.STATE_FILE)  # to go on with a run
 
 
 class TakenOverError(StorageError):

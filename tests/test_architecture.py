@@ -61,10 +61,11 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "groups": ("composition", {"registry"}),
     "sweeping.parent": ("sweep's note", {"tracking", "tracker interface"}),  # what a sweep leaves for its jobs
     "identity": ("identity", {"task interface", "tracking"}),
+    "fitting": ("fitting", {"task interface", "sources", "modeling", "tracking"}),
     "experiment": (
         "experiment",
         {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"}
-        | {"identity", "sources", "shared cache", "workers", "mirror"},
+        | {"fitting", "identity", "shared cache", "workers", "mirror"},
     ),
     "sweeping": ("sweeping", {"experiment", "tracking", "tracker interface", "sweep's note"}),
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for
@@ -97,7 +98,17 @@ LIGHT = ("__main__", "composition", "config", "experiment", "metrics", "registry
          "tasks", "tracking.base", "translate", "verbs")  # fmt: skip
 # The delivery is a process of its own; the doctor looks at what the others would read.
 READS_ENVIRONMENT = {"__main__", "convert", "doctor", "runners.strategy", "tracking.__main__"}
-KNOWS_NO_TASK = ("__main__", "composition", "experiment", "groups", "registry", "runners", "sweeping", "tracking")
+KNOWS_NO_TASK = (
+    "__main__",
+    "composition",
+    "experiment",
+    "fitting",
+    "groups",
+    "registry",
+    "runners",
+    "sweeping",
+    "tracking",
+)
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 40, 60
 NO_CONCEPT = {"common", "helper", "helpers", "misc", "util", "utils"}
 

@@ -53,6 +53,7 @@ def _is_refused(ended: Ended, message: str) -> None:
 
 TASKS = "distill, glue, pretrain, squad_v1, squad_v2, xnli"
 MODELS = "base, micro, micro_teacher, multilingual, opt, qat, teacher, tiny"
+DATA_SETS = "cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, ax"
 COMPOSITION = {
     # keys
     "lr=1": "lr is not a key of this experiment; did you mean task.optimizer.learning_rate?",
@@ -83,6 +84,14 @@ COMPOSITION = {
     "modl=opt": "modl is not a key of this experiment; did you mean model?",
     "+modl=opt": "modl is not a key of this experiment; did you mean model?",
     "task=squad": f"task=squad is not an option; did you mean squad_v1? options: {TASKS}",
+    "task=squad_v2.0": f"task=squad_v2.0 is not an option; did you mean squad_v2? options: {TASKS}",
+    "task=rte": f"task=rte is not an option; did you mean task=glue task.dataset=rte? options: {TASKS}",
+    "task=SST-2": f"task=SST-2 is not an option; did you mean task=glue task.dataset=sst2? options: {TASKS}",
+    "task=GLUE": f"task=GLUE is not an option; did you mean glue? options: {TASKS}",
+    "model=mobilebert": f"model=mobilebert is not an option; did you mean opt? options: {MODELS}",
+    "model=MobileBERT-tiny": f"model=MobileBERT-tiny is not an option; did you mean tiny? options: {MODELS}",
+    "hardware=tpu": "hardware=tpu is not an option; did you mean tpu_v3_8? options: cpu, gpu, tpu_v3_256, tpu_v3_8",
+    "hardware=GPU": "hardware=GPU is not an option; did you mean gpu? options: cpu, gpu, tpu_v3_256, tpu_v3_8",
     "preset=starter": "preset is a group that must be added with a plus: +preset=starter",
     "+model=opt": "model is chosen already; write model=opt without a plus",
     "~model": f"model has no value; choose one with model=…: {MODELS}",
@@ -96,6 +105,8 @@ COMPOSITION = {
     "task.optimizer.learning_rate=fast": "task.optimizer.learning_rate=fast is not a number; give one, e.g. 5e-05",
     "task.lower_case=maybe": "task.lower_case=maybe is not true or false; give one, e.g. true",
     "mode=trian": "mode=trian is not one of train, evaluate, predict, plan, prepare; did you mean train?",
+    "task=glue task.dataset=RTE": f"task.dataset=RTE is not one of {DATA_SETS}; did you mean rte?",
+    "task=glue task.dataset=STS-B": f"task.dataset=STS-B is not one of {DATA_SETS}; did you mean stsb?",
     "model.hidden_act=swish": "model.hidden_act=swish is not one of relu, relu6, gelu, gelu_exact; choose one",
     "hardware.dtype=fp16": "hardware.dtype=fp16 is not one of float32, bfloat16, float16; choose one",
     "trainer=x": "trainer=x gives one value to a section; set its keys, e.g. trainer.max_steps=…",
@@ -253,14 +264,26 @@ def test_files_that_are_not_there(files: list[str], tmp_path: Path) -> None:
         f"task.train_file={tmp_path}/no.json does not exist; name a file that does",
     )
     _is_refused(
+        here(*files, f"task.dev_file={tmp_path}/no.json"),
+        f"task.dev_file={tmp_path}/no.json does not exist; name a file that does",
+    )
+    _is_refused(
         here(*files, f"task.vocab_file={tmp_path}/no.txt"),
-        f"vocabulary {tmp_path}/no.txt cannot be read (No such file or directory); "
-        "name a BERT vocabulary in task.vocab_file",
+        f"task.vocab_file={tmp_path}/no.txt does not exist; name a file that does",
     )
     _is_refused(
         here("mode=plan", f"data_root={tmp_path}/no", f"output_dir={tmp_path}", f"cache_dir={tmp_path}"),
-        f"vocabulary {tmp_path}/no/vocab/bert_uncased_vocab.txt cannot be read (No such file or directory); "
-        "name a BERT vocabulary in task.vocab_file",
+        f"data_root={tmp_path}/no does not exist; name the folder that holds vocab/bert_uncased_vocab.txt, "
+        "or publishers, to have it fetched",
+    )
+    root = ["mode=plan", f"data_root={tmp_path}", f"output_dir={tmp_path}", f"cache_dir={tmp_path}"]
+    _is_refused(
+        here(*root),
+        f"data_root={tmp_path} has no vocab/bert_uncased_vocab.txt; put it there, or name a file in task.vocab_file",
+    )
+    _is_refused(
+        here(*root, f"task.vocab_file={tmp_path}/vocab.txt"),
+        f"data_root={tmp_path} has no squad/train-v1.1.json; put it there, or name a file in task.train_file",
     )
     _is_refused(
         here("mode=plan", f"task.train_file={tmp_path}/squad.json", f"output_dir={tmp_path}", f"cache_dir={tmp_path}"),
@@ -268,11 +291,19 @@ def test_files_that_are_not_there(files: list[str], tmp_path: Path) -> None:
     )
 
 
-def test_a_vocabulary_of_another_model(files: list[str]) -> None:
-    ended = here(*files, "model=opt")
-    assert ended.code == 2
-    assert ended.err.startswith("error: model.vocab_size=30522 and the vocabulary has 11 entries; ")
-    assert ended.err.count("\n") == 1
+def test_a_vocabulary_of_another_model(files: list[str], tmp_path: Path) -> None:
+    _is_refused(
+        here(*files, "model=opt"),
+        "model.vocab_size=30522 and the vocabulary has 11 entries; "
+        "name the model's own with task.vocab_file or data_root; from scratch, set model.vocab_size=null",
+    )
+    small = ["task.starter.train_articles=20", "task.starter.dev_articles=2", "task.starter.vocabulary_size=300"]
+    _is_refused(
+        here("mode=plan", "model=opt", *small, f"output_dir={tmp_path}/outputs", f"cache_dir={tmp_path}/cache"),
+        "model.vocab_size=30522 and the vocabulary of the embedded starter articles, which are read without data_root, "
+        "has 300 entries; for real data set data_root=DIR, or data_root=publishers; "
+        "from scratch, set model.vocab_size=null",
+    )
 
 
 def test_a_checkpoint_that_is_not_there_is_told_before_tensorflow_is_loaded(files: list[str], tmp_path: Path) -> None:

@@ -217,3 +217,4 @@ def test_a_mistake_in_a_run_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         "error: task.doc_stride=400 is not within the window of 317 paragraph tokens "
         "(task.max_seq_length=384 less the question); lower it\n"
     )
+    assert not list((tmp_path / "outputs").iterdir())

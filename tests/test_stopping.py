@@ -39,10 +39,12 @@ def test_a_signal_ends_at_once_and_is_held_where_that_is_asked(number: signal.Si
     assert (passed, stopped.value.exit_code) == (["held"], 128 + number)
 
 
-def test_a_signal_outside_is_remembered() -> None:
+def test_a_signal_outside_is_remembered(capfd: pytest.CaptureFixture[str]) -> None:
     with StopRequest().listening() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal_number == signal.SIGTERM
+        told = "\nstopping: saves first, after the steps under way; once more ends at once\n"
+        assert capfd.readouterr().err == told
         with pytest.raises(RunStopped, match="signal 2"):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -145,6 +147,7 @@ def test_features_that_are_being_made_end_with_the_run(
         found = json.loads((run_dir / file).read_text(encoding="utf-8"))
         assert (found["state"], found["reason"]) == (SIGNALS[number], f"stopped by signal {number.value}")
     assert SIGNALS[number] in said
+    assert said.endswith("nothing is saved; the same command starts again\n")
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -158,4 +161,4 @@ def test_starter_data_that_are_being_made_end_with_the_command(number: signal.Si
             running.kill()
     assert (running.returncode, complained) == (128 + number, "")
     assert not _kept(tmp_path)
-    assert not list(tmp_path.glob("outputs/*/*/*/state.json")), "no run had begun"
+    assert not list(tmp_path.glob("outputs/*")), "no run had begun"

@@ -203,6 +203,26 @@ def stopped(config: ExperimentConfig, task: toy.ToyTask, run_dir: Path, *, after
         toy.run(config, task, run_dir, tracker=tracker, stop=tracker.stop)
 
 
+@pytest.mark.parametrize(
+    ("resume", "how"), [(Resume.auto, "the same command"), (Resume.never, "the same command with resume=auto")]
+)
+def test_a_stopped_run_says_what_is_saved_and_what_goes_on(
+    resume: Resume, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = toy.experiment(
+        hardware__steps_per_loop=2, resume=resume, output_dir=str(tmp_path), cache_dir=str(tmp_path)
+    )
+    tracker, stop = StoppingTracker(), StopRequest()
+    tracker.stop, tracker.after = stop, 5
+    monkeypatch.setattr(registry, "create_task", lambda config: toy.task(config, tmp_path))
+    monkeypatch.setattr(experiment, "_tracker", lambda *_, **__: tracker)
+    monkeypatch.setattr(experiment, "StopRequest", lambda: stop)
+    with pytest.raises(RunStopped):
+        experiment.run(config, run_dir=tmp_path / "run")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"saved: step 5, {tmp_path}/run/checkpoints/ckpt-5; {how} goes on from there"
+
+
 def test_five_and_five_steps_are_ten(tmp_path: Path) -> None:
     """Bit for bit, moments included, with dropout on and rows shuffled; the best of the first half stays the best."""
     config = toy.experiment(hardware__steps_per_loop=2, trainer__eval_every_steps=3, **DROPOUT)

@@ -231,7 +231,7 @@ def _belongs(name: str, wanted: str) -> bool:
     """Whether a file of a run is needed to read the checkpoint that is wanted."""
     first, *rest = name.split("/")
     if first != location.FOLDER:
-        return name == "model.json"
+        return name == location.MODEL_FILE
     is_best = len(rest) > 1 and rest[0] == location.BEST
     return is_best if wanted == location.BEST else not is_best if wanted == location.LAST else True
 

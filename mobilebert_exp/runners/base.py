@@ -5,6 +5,8 @@ A runner is a module `runners/<mode>.py` with `run(job) -> Outcome`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +46,8 @@ class StopRequest:
         is_second, self.signal_number = bool(self.signal_number), self.signal_number or number
         if is_second or self._is_at_once:
             raise RunStopped(number)
+        with contextlib.suppress(OSError):  # not print(), which may be at work on the same stream
+            os.write(2, b"\nstopping: saves first, after the steps under way; once more ends at once\n")
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

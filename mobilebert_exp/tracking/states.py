@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from mobilebert_exp.tracking.base import RunState
 
 STATE_FILE = "state.json"
 INDEX = ".runs"
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 UNFINISHED = {RunState.RUNNING.name, RunState.KILLED.name, RunState.PREEMPTED.name}
 
 
@@ -93,6 +96,23 @@ def parsed(content: bytes | str, *, place: object) -> dict[str, Any]:
         return found
     log.warning("%s is damaged, or no record of a run; going on without it", place)
     return {}
+
+
+def forget_unbegun(run_dir: Path, *, made: Collection[str]) -> None:
+    """Removes the folder of a run that never began, where it holds nothing but `made`, which was put there for it.
+
+    A folder of its date, and of its task, that is empty then goes too.
+    """
+    names = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else set()
+    if not names or not names <= set(made):
+        return
+    with contextlib.suppress(OSError):  # what cannot be removed stays
+        for path in run_dir.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        run_dir.rmdir()
+        if _DATE.fullmatch(run_dir.parent.name):
+            run_dir.parent.rmdir()
+            run_dir.parent.parent.rmdir()
 
 
 @contextlib.contextmanager

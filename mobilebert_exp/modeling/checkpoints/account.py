@@ -29,6 +29,8 @@ NOT_ARCHITECTURE = frozenset(
 )
 # How the same weights are computed with: a difference is worth a warning, since it moves every output a little.
 COMPUTATION = frozenset({"attention_mask_value", "layer_norm_epsilon", "hugging_face_norms"})
+PARTLY = "init.strict=false starts with what fits"
+OTHER_HEAD = "name a run of this task, or train one from it with mode=train"
 MANY = 3  # names of one kind are counted from here on
 
 
@@ -121,9 +123,15 @@ class _Complaint:
     demand: Demand
 
     def error(self, fault: str, *, remedy: str = "") -> CheckpointError:
-        partly = "init.strict=false starts with what fits"
-        ways = [remedy or "choose a whole one", *([partly] if self.demand is Demand.encoder else [])]
+        ways = [remedy or "choose a whole one", *([PARTLY] if self.demand is Demand.encoder else [])]
         return CheckpointError(f"{self.source} {fault}; {'; '.join(ways)}")
+
+
+def differing(stated: Mapping[str, object], model: ModelConfig) -> dict[str, tuple[object, object]]:
+    """Fields in which what is stated of a checkpoint's architecture is not this one's: theirs, ours."""
+    ours = leaves(model)
+    names = (name for name in stated if name in ours and name not in NOT_ARCHITECTURE)
+    return {name: (stated[name], ours[name]) for name in names if ours[name] != stated[name]}
 
 
 def _differences(
@@ -133,17 +141,16 @@ def _differences(
     only: frozenset[str] | None = None,
     leaving_out: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """Where what is stated of an architecture is not this one's, as `model.x=1, not 2`."""
-    ours = leaves(model)
-    names = [name for name in stated if name in ours and name not in NOT_ARCHITECTURE | leaving_out]
+    """Those as `model.x=1, not 2`."""
     return [
-        f"model.{name}={_as_yaml(stated[name])}, not {_as_yaml(ours[name])}"
-        for name in names
-        if ours[name] != stated[name] and (only is None or name in only)
+        f"model.{name}={as_yaml(theirs)}, not {as_yaml(ours)}"
+        for name, (theirs, ours) in differing(stated, model).items()
+        if name not in leaving_out and (only is None or name in only)
     ]
 
 
-def _as_yaml(value: object) -> str:
+def as_yaml(value: object) -> str:
+    """A value as it is typed in."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -207,16 +214,20 @@ def _heads_anew(
         is_own = group in SELF_EXPLAINING or weights.head == head
         fault = _fault_of_head(members, weights)
         if not is_own and weights.head:
-            fault = f"has the head of another task ({weights.head}), and this one asks for {head}"
+            fault = of_another_task(weights.head, head)
         there = [spec for spec in members if spec.name in weights.values]
         is_torn = 0 < len(there) < len(members) or any(spec.name in weights.faults for spec in members)
         if fault and demand is Demand.whole:
-            other = "name a run of this task, or train one from it with mode=train"
-            raise told.error(fault, remedy="" if is_torn else other)
+            raise told.error(fault, remedy="" if is_torn else OTHER_HEAD)
         if fault and demand is Demand.encoder and (is_torn or (is_own and there)):
             raise told.error(fault)
         anew |= {spec.name for spec in members if fault}
     return anew
+
+
+def of_another_task(found: str, head: str) -> str:
+    """What is said against a head that was taught something else than `head`."""
+    return f"has the head of another task ({found}), and this one asks for {head}"
 
 
 def _fault_of_head(members: Sequence[VariableSpec], weights: Weights) -> str:

@@ -21,9 +21,8 @@ from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.files import write_json
 
 log = logging.getLogger(__name__)
-MODEL_FILE = "model.json"
 FOLDER, BEST = location.FOLDER, location.BEST
-HEAD = "head"  # in model.json
+MODEL_FILE, HEAD = location.MODEL_FILE, location.HEAD
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -136,26 +135,9 @@ def _committed(found: manifest.Manifest) -> Found:
 
 def _earlier(prefix: Path) -> Found:
     """One without a manifest, of which the files beside it tell what they can."""
-    recorded = _recorded(_run_of(prefix))
+    recorded = location.record(location.run_of(str(prefix)))
     log.info("%s has no manifest (an earlier version made it): only what TensorFlow notices is noticed", prefix)
     return Found(prefix=str(prefix), head=str(recorded.get(HEAD, "")), model=recorded)
-
-
-def _run_of(prefix: Path) -> Path:
-    return next((parent for parent in prefix.parents if (parent / MODEL_FILE).is_file()), prefix.parent)
-
-
-def _recorded(run_dir: Path) -> dict[str, Any]:
-    file = run_dir / MODEL_FILE
-    if not file.is_file():
-        return {}
-    try:
-        recorded = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        recorded = None
-    if not isinstance(recorded, dict):
-        raise CheckpointError(f"init.checkpoint: {file} is no JSON object; choose another run")
-    return recorded
 
 
 def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:

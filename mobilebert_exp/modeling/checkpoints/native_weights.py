@@ -48,12 +48,11 @@ def read(path: Path) -> Weights:
             variable = graph.find(ROOT, (*holder, name))
             if variable is not None and graph.is_variable(variable):
                 values[name] = np.asarray(graph.value(variable), np.float32)
-    beside = next((run for run in prefix.parents if (run / native.MODEL_FILE).is_file()), prefix.parent)
     return Weights(
         values=values,
         model={name: value for name, value in found.model.items() if name != native.HEAD} or None,
         head=found.head,
-        vocabulary=companions.vocabulary(beside),
+        vocabulary=companions.vocabulary(location.run_of(found.prefix)),
         ignored=graph.unread(),
         digest=found.sha256,
     )

@@ -1,0 +1,121 @@
+"""Whether vocabulary, model and starting weights fit each other: told before a run begins and TensorFlow is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from mobilebert_exp import location, manifest
+from mobilebert_exp.config import ExperimentConfig, Mode, leaves
+from mobilebert_exp.data import sources
+from mobilebert_exp.errors import CheckpointError, ConfigError
+from mobilebert_exp.modeling.checkpoints import account
+from mobilebert_exp.modeling.checkpoints.account import as_yaml
+from mobilebert_exp.tasks.base import Task
+from mobilebert_exp.tracking import store, weights
+
+# Settings from which a vocabulary follows; the files only because without them a task may have texts of its own.
+VOCABULARY = ("data_root", "task.vocab_file", "task.train_file", "task.dev_file", "task.lower_case", "task.starter.")
+
+
+def resolved(config: ExperimentConfig, task: Task) -> ExperimentConfig:
+    """The configuration with the vocabulary's size where the model leaves it open.
+
+    Raises:
+      ConfigError: the model has a size of its own, and the vocabulary another.
+    """
+    stated, size = config.model.vocab_size, task.vocab_size
+    if stated not in (None, size):
+        whose, remedy = "the vocabulary", "name the model's own with task.vocab_file or data_root"
+        has_articles = any(key.startswith("task.starter.") for key in leaves(config))
+        if has_articles and config.data_root is None and config.task.vocab_file is None:
+            whose = "the vocabulary of the embedded starter articles, which are read without data_root,"
+            remedy = f"for real data set data_root=DIR, or data_root={sources.PUBLISHERS}"
+        raise ConfigError(
+            f"model.vocab_size={stated} and {whose} has {size} entries; {remedy}; "
+            "from scratch, set model.vocab_size=null"
+        )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+
+
+def with_weights(config: ExperimentConfig, task: Task, *, uri: str | None) -> ExperimentConfig:
+    """For the runner: the starting weights as a place where they were found, fetched if they lie elsewhere.
+
+    What their run says of them is enough to tell most misfits at once; the full account, of the weights themselves and
+    of other code's, is that of the runner (`modeling.checkpoints.account`).
+
+    Args:
+      config: resolved, with the vocabulary's size.
+      task: training takes the weights of another one, and starts its head anew.
+      uri: MLflow's address where `config.tracking.uri` names none.
+
+    Raises:
+      CheckpointError: there are none; or they are of another architecture, vocabulary's size or head.
+    """
+    place = config.init.checkpoint
+    if place is None:
+        return config
+    assert config.cache_dir is not None, "resolved by the experiment"
+    if weights.is_named(place):
+        store_uri = store.resolve_uri(config.tracking.uri, uri, config.output_dir)
+        place = weights.resolve(place, uri=store_uri, cache_dir=config.cache_dir)
+    found = sources.checkpoint(place, cache_dir=config.cache_dir)
+    location.check(found)
+    _check(found, config, task)
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, checkpoint=place))
+
+
+def _check(place: str, config: ExperimentConfig, task: Task) -> None:
+    """As far as the record of a run of ours tells; of everything else nothing is said."""
+    run_dir = location.run_of(place)
+    if not (run_dir / location.FOLDER).is_dir():
+        return
+    has_manifests = any(
+        manifest.committed(run_dir / at) for at in (location.FOLDER, f"{location.FOLDER}/{location.BEST}")
+    )
+    file = run_dir / location.MODEL_FILE
+    recorded = location.read(file) if has_manifests else location.record(run_dir)  # a manifest says it again
+    source, is_whole = f"init.checkpoint={place}", config.mode in (Mode.evaluate, Mode.predict)
+    if is_whole or config.init.strict:
+        _check_architecture(recorded, source, config, made_by=location.read(run_dir / location.SETTINGS_FILE))
+    if is_whole:
+        _check_head(recorded, source, config, task)
+
+
+def _check_architecture(
+    recorded: Mapping[str, object], source: str, config: ExperimentConfig, *, made_by: Mapping[str, object]
+) -> None:
+    """`made_by` are the settings of the run, which for another vocabulary are the remedy."""
+    found = account.differing(recorded, config.model)
+    wrong = {name: pair for name, pair in found.items() if name not in account.COMPUTATION}  # which are warned of
+    if not wrong:
+        return
+    name, (theirs, ours) = next(iter(wrong.items()))
+    preset = recorded.get("name", config.model.name)
+    if set(wrong) == {"vocab_size"}:
+        what = f"a vocabulary of {theirs} entries, and this experiment's has {ours}"
+        now = leaves(config)
+        keys = [key for key in now if key.startswith(VOCABULARY) and key in made_by and made_by[key] != now[key]]
+        typed = _typed({key: made_by[key] for key in keys})
+        remedy = f"set {typed}, as there" if keys else "set data_root or task.vocab_file to its own"
+    elif preset != config.model.name:
+        what = f"model={preset}, not {config.model.name} (model.{name}={as_yaml(theirs)}, not {as_yaml(ours)})"
+        remedy = f"set model={preset}"
+    else:
+        what = ", ".join(
+            f"model.{name}={as_yaml(theirs)}, not {as_yaml(ours)}" for name, (theirs, ours) in wrong.items()
+        )
+        remedy = f"set {_typed({f'model.{name}': theirs for name, (theirs, _) in wrong.items()})}"
+    partly = "" if config.mode in (Mode.evaluate, Mode.predict) else f"; {account.PARTLY}"
+    raise CheckpointError(f"{source} was trained with {what}; {remedy}{partly}")
+
+
+def _typed(settings: Mapping[str, object]) -> str:
+    return " ".join(f"{key}={as_yaml(value)}" for key, value in settings.items())
+
+
+def _check_head(recorded: Mapping[str, object], source: str, config: ExperimentConfig, task: Task) -> None:
+    heads = [spec.name for spec in task.variables(config.model) if spec.name.startswith(account.HEADS)]
+    found = str(recorded.get(location.HEAD, ""))
+    if found not in ("", task.head) and any(not name.startswith(account.SELF_EXPLAINING) for name in heads):
+        raise CheckpointError(f"{source} {account.of_another_task(found, task.head)}; {account.OTHER_HEAD}")
