@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import gc
 import json
 import math
 import re
@@ -212,7 +214,8 @@ def test_a_stopped_run_says_what_is_saved_and_what_goes_on(
     config = toy.experiment(
         hardware__steps_per_loop=2, resume=resume, output_dir=str(tmp_path), cache_dir=str(tmp_path)
     )
-    tracker, stop = StoppingTracker(), StopRequest()
+    tracker, stop, at_exit = StoppingTracker(), StopRequest(), []
+    monkeypatch.setattr(atexit, "register", lambda call, *_, **__: at_exit.append(call))
     tracker.stop, tracker.after = stop, 5
     monkeypatch.setattr(registry, "create_task", lambda config: toy.task(config, tmp_path))
     monkeypatch.setattr(experiment, "_tracker", lambda *_, **__: tracker)
@@ -220,6 +223,7 @@ def test_a_stopped_run_says_what_is_saved_and_what_goes_on(
     with pytest.raises(RunStopped):
         experiment.run(config, run_dir=tmp_path / "run")
     last = capsys.readouterr().out.splitlines()[-1]
+    assert gc.freeze in at_exit, "so that the process ends soon"
     assert last == f"saved: step 5, {tmp_path}/run/checkpoints/ckpt-5; {how} goes on from there"
 
 
