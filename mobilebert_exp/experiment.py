@@ -102,11 +102,12 @@ def run(
 
 @contextlib.contextmanager
 def unbegun_leaves_nothing(run_dir: str | Path, *, made: Collection[str]) -> Iterator[None]:
-    """Afterwards a run that has not begun has no folder; `made` are the names of what was put there for it."""
+    """A run that fails before it begins has no folder afterwards; `made` are the names of what was put there for it."""
     try:
         yield
-    finally:
+    except BaseException:
         states.forget_unbegun(Path(run_dir), made=made)
+        raise
 
 
 def _assembled(config: ExperimentConfig) -> tuple[ExperimentConfig, Task]:
