@@ -61,7 +61,7 @@ lock:  ## the locks from pyproject.toml; ARGS=--upgrade moves every version
 	$(COMPILE) --generate-hashes --output-file requirements/run.lock pyproject.toml
 	$(COMPILE) --generate-hashes --output-file requirements/build.lock --constraints requirements/run.lock --group build
 	$(COMPILE) --generate-hashes --output-file requirements/test.lock --constraints requirements/run.lock --extra test --extra dev pyproject.toml
-	$(COMPILE) --output-file requirements/bench.lock --constraints requirements/run.lock --extra bench --extra interop pyproject.toml
+	$(COMPILE) --output-file requirements/bench.lock --constraints requirements/run.lock --extra bench --extra interop --extra beam pyproject.toml
 
 clean:  ## removes .venv and caches; keeps outputs
 	test ! -e '$(VENV)/made-by-make' || rm -rf '$(VENV)'

@@ -16,6 +16,7 @@ from mobilebert_exp.data.pretraining.build import Text, Writer
 from mobilebert_exp.data.pretraining.corpus import Group
 from mobilebert_exp.data.pretraining.settings import BadBytes, Settings
 
+pytestmark = pytest.mark.interop
 TOKENIZER = documents.tokenizer()
 SETTINGS = Settings(max_seq_length=64, dupe_factor=2)
 OPTIONS = ("--runner=DirectRunner", "--direct_running_mode=in_memory")
