@@ -168,7 +168,7 @@ def _cache(asked: Asked) -> Path:
 
 
 def _tokenizer(asked: Asked) -> Tokenizer:
-    vocabulary = sources.fetched(asked.vocab_file, cache_dir=_cache(asked))
+    vocabulary = sources.fetched(asked.vocab_file, cache_dir=_cache(asked), key="vocab_file")
     return casing.tokenizer(vocabulary, lower_case=asked.do_lower_case)
 
 

@@ -94,8 +94,7 @@ MISTAKES = {
     "input_file=TMP/bad.txt": "1 file is not UTF-8 text: TMP/bad.txt (line 1, byte 0: not UTF-8); leave out what is no "
     "text, convert the rest (iconv -f ISO-8859-1 -t UTF-8), or set bad_bytes=drop, as the original does",
     "input_file=TMP/empty.txt": "the texts hold no sentence; name files with one sentence a line",
-    "vocab_file=TMP/none": "vocabulary TMP/none cannot be read (No such file or directory); name a BERT "
-    "vocabulary in vocab_file",
+    "vocab_file=TMP/none": "vocab_file=TMP/none does not exist; name a file that does",
     "do_lower_case=false": "do_lower_case=false does not fit vocabulary TMP/vocab.txt: none of its pieces has a "
     "capital letter, so every word with one would be unknown; set do_lower_case=true",
     "cache_dir=gs://b/x": "cache_dir=gs://b/x is no folder of this machine; name one, and set output_dir=gs://b/x",

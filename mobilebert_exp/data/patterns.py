@@ -37,7 +37,7 @@ def matched(patterns: str | Iterable[str], *, key: str, cache_dir: str | Path) -
         places = _places(pattern)
         if not places:
             raise MissingDataError(f"{key}={pattern} means no file; name files that are there")
-        found |= dict.fromkeys(sources.fetched(place, cache_dir=cache_dir) for place in places)
+        found |= dict.fromkeys(sources.fetched(place, cache_dir=cache_dir, key=key) for place in places)
     return tuple(found)
 
 
