@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import fields
+from typing import Any
 
 from mobilebert_exp.errors import ConfigError
 from mobilebert_exp.storage.place import Place, is_remote
@@ -55,3 +57,8 @@ def in_bucket(**values: str | None) -> None:
     for key, value in values.items():
         if value is not None:
             Place.parse(value, key=key)
+
+
+def integers(config: Any, *, of: Any = None) -> dict[str, int | None]:
+    """The values of the fields that hold whole numbers; of a base class alone where `of` names it."""
+    return {f.name: getattr(config, f.name) for f in fields(of or config) if f.type in ("int", "int | None")}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from mobilebert_exp.checks import at_least, folder, in_bucket, optional_place, positive, require
+from mobilebert_exp.checks import at_least, folder, in_bucket, integers, optional_place, positive, require
 from mobilebert_exp.location import Logged
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
@@ -86,11 +86,6 @@ class Resume(enum.Enum):
     never = "never"
 
 
-def _integers(config: Any, *, of: type | None = None) -> dict[str, int | None]:
-    """The values of the fields that hold whole numbers; of a base class alone where `of` names it."""
-    return {f.name: getattr(config, f.name) for f in fields(of or config) if f.type in ("int", "int | None")}
-
-
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """A MobileBERT architecture (arXiv 2004.02984, section 3), and how to compute it.
@@ -126,7 +121,7 @@ class ModelConfig:
     layer_loop: LayerLoop = LayerLoop.scan
 
     def __post_init__(self) -> None:
-        at_least("model", 1, **_integers(self))
+        at_least("model", 1, **integers(self))
         require(
             self.intra_bottleneck_size % self.num_heads == 0,
             f"model.intra_bottleneck_size={self.intra_bottleneck_size} is not divisible by "
@@ -218,7 +213,7 @@ class TaskConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        at_least("task", 1, **_integers(self, of=TaskConfig))
+        at_least("task", 1, **integers(self, of=TaskConfig))
         positive("task", num_train_epochs=self.num_train_epochs)
         self.vocab_file = optional_place("task.vocab_file", self.vocab_file)
 
@@ -259,7 +254,7 @@ class HardwareConfig:
             "hardware.dtype=float16 is refused: NoNorm activations exceed its range and become NaN; "
             "use float32 or bfloat16",
         )
-        at_least("hardware", 1, **_integers(self))
+        at_least("hardware", 1, **integers(self))
         is_tpu = self.device is Device.tpu
         require(
             is_tpu == (self.distribution is Distribution.tpu),
@@ -296,7 +291,7 @@ class TrainerConfig:
     gradient_accumulation_steps: int = 1
 
     def __post_init__(self) -> None:
-        at_least("trainer", 1, **_integers(self))
+        at_least("trainer", 1, **integers(self))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -84,7 +84,7 @@ def test_the_console_script_is_the_module(project: Mapping[str, Any]) -> None:
     ("folder", "extras"),
     [
         ("mobilebert_exp", ("beam", "interop")),
-        ("tests", ("test", "interop")),
+        ("tests", ("test", "interop", "beam")),
         ("benchmarks", ("test", "bench", "interop")),
     ],
 )
