@@ -76,8 +76,8 @@ def test_a_sweep_that_is_not_there(sweeps: Path) -> None:
     (sweeps / "rates.yaml").write_text("seed: 1\n", encoding="utf-8")
     ended = here("+sweep=rate", "mode=plan")
     assert (
-        ended.err
-        == "error: +sweep=rate is not an option; did you mean rates? options: glue, learning_rate, rates, seeds\n"
+        ended.err == "error: +sweep=rate is not an option; did you mean rates? "
+        "options: distillation, glue, learning_rate, rates, seeds\n"
     )
     assert ended.code == 2
 

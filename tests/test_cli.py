@@ -28,8 +28,8 @@ def help_text() -> str:
 
 def test_help_shows_the_groups_and_their_options(help_text: str) -> None:
     groups = {
-        "model=": "base | micro | multilingual | opt | qat | teacher | tiny",
-        "task=": "glue | squad_v1 | squad_v2 | xnli",
+        "model=": "base | micro | micro_teacher | multilingual | opt | qat | teacher | tiny",
+        "task=": "distill | glue | pretrain | squad_v1 | squad_v2 | xnli",
         "hardware=": "cpu | gpu | tpu_v3_256 | tpu_v3_8",
         "tracking=": "mlflow | none",
         "mode=": " | ".join(mode.name for mode in Mode),

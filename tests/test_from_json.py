@@ -76,7 +76,7 @@ def test_a_plan_counts_the_published_parameters(name: str, squad: list[str], tmp
     ended = here("mode=plan", "task=squad_v1", file, *squad, f"cache_dir={tmp_path}")
     assert (ended.code, ended.err) == (0, "")
     assert f"\n  parameters                {PARAMETERS[name] + SPAN_HEAD:,}\n" in ended.out
-    assert re.search(rf"^  model\.name +{name}$", ended.out, flags=re.MULTILINE)
+    assert re.search(rf"^model: name={name}\b", ended.out, flags=re.MULTILINE)
 
 
 def test_what_is_recorded_needs_no_file(tmp_path: Path) -> None:

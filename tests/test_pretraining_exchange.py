@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import importlib
 import math
 import random
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import documents
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
 from mobilebert_exp.data import example_reading, records
 from mobilebert_exp.data.pretraining import feature_files, inputs
@@ -31,9 +33,9 @@ COUNT = 400
 def original(folder: Path, text: Path, *, settings: Settings = SETTINGS, names: Sequence[str] = ("original.tfrecord",),
              **how: Any) -> list[Path]:  # fmt: skip
     """What tf-models' script makes of a text, without its command line."""
-    from official.nlp.data import create_pretraining_data as script
     from official.nlp.tools import tokenization
 
+    script = _script()
     tokenizer = tokenization.FullTokenizer(str(documents.vocabulary(folder)), do_lower_case=True)
     instances = script.create_training_instances(
         [str(text)], tokenizer, script.get_processor_text_fn(False, True),
@@ -47,6 +49,16 @@ def original(folder: Path, text: Path, *, settings: Settings = SETTINGS, names: 
         instances, tokenizer, settings.max_seq_length, settings.max_predictions_per_seq, list(map(str, files)), **how
     )
     return files
+
+
+@functools.cache
+def _script() -> Any:
+    """tf-models' script. Another of its modules, which other tests load, defines flags of the same names."""
+    known = set(flags.FLAGS)
+    flags.FLAGS.remove_flag_values([name for name in ("vocab_file", "do_lower_case") if name in known])
+    found = importlib.import_module("official.nlp.data.create_pretraining_data")
+    flags.FLAGS.remove_flag_values(set(flags.FLAGS) - known | {"vocab_file", "do_lower_case"})
+    return found
 
 
 def ours(folder: Path, text: Path, *, settings: Settings = SETTINGS) -> list[Path]:

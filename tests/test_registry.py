@@ -37,7 +37,7 @@ def test_every_mode_has_its_runner() -> None:
 
 
 def test_a_task_is_found_by_the_name_of_its_file() -> None:
-    assert registry.task_kinds() == ["glue", "squad", "xnli"]
+    assert registry.task_kinds() == ["distill", "glue", "pretrain", "squad", "xnli"]
     module = registry.task_module("squad")
     assert {"Config", "create"} <= vars(module).keys()
 
@@ -45,7 +45,9 @@ def test_a_task_is_found_by_the_name_of_its_file() -> None:
 def test_a_task_that_is_not_there_is_a_mistake_of_the_user() -> None:
     with pytest.raises(ConfigError, match=r"^task\.kind=sqad is not a task; did you mean squad\?$"):
         registry.task_module("sqad")
-    with pytest.raises(ConfigError, match=r"^task\.kind=chess is not a task; there are glue, squad, xnli$"):
+    with pytest.raises(
+        ConfigError, match=r"^task\.kind=chess is not a task; there are distill, glue, pretrain, squad, xnli$"
+    ):
         registry.task_module("chess")
 
 
@@ -67,7 +69,7 @@ def test_listing_and_loading_tasks_imports_nothing_heavy() -> None:
 
 def test_a_task_of_two_files_is_listed_checked_and_planned(checkout_with_parity: Path, tmp_path: Path) -> None:
     helped = process("--help", cwd=tmp_path, checkout=checkout_with_parity)
-    assert "  task=      glue | parity | squad_v1 | squad_v2 | xnli\n" in helped.out
+    assert "  task=      distill | glue | parity | pretrain | squad_v1 | squad_v2 | xnli\n" in helped.out
     wrong = process("task=parity", "task.num_bits=8", "mode=plan", cwd=tmp_path, checkout=checkout_with_parity)
     assert (wrong.code, wrong.err) == (2, "error: task.max_seq_length=8 is below 9; raise it\n")
     places = [f"output_dir={tmp_path}/outputs", f"cache_dir={tmp_path}/cache"]
