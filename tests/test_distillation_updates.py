@@ -39,7 +39,7 @@ def check(found: Mapping[str, np.ndarray], expected: tuple[Expected, Expected]) 
         began = {name: value for name, value in phase.weights.items()}
 
 
-@pytest.mark.parametrize("loop", list(LayerLoop))
+@pytest.mark.parametrize("loop", [LayerLoop.scan, pytest.param(LayerLoop.unroll, marks=pytest.mark.slow)])
 def test_updates_as_the_original_makes_them(loop: LayerLoop) -> None:
     check(updated(*ORIGINAL, loop), distilling.expected(*ORIGINAL))
 

@@ -197,6 +197,7 @@ def test_what_rests_throughout_still_counts_in_the_clip(has_gradient: bool) -> N
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lamb", "lamb-factors", "adamw-factors"])
 def test_replicas_add_their_gradients(name: str) -> None:
     """Four pieces of a gradient give the same three updates on one device and on two."""

@@ -159,6 +159,7 @@ def test_a_weighted_mean_does_not_depend_on_micro_batches(parts: int, tmp_path: 
         np.testing.assert_allclose(found.weights[name], value, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["weighted-2", "weighted-accumulated-xla-2"])
 def test_a_weighted_mean_does_not_depend_on_replicas(run: str) -> None:
     measured = replicas.measured()
