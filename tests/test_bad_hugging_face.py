@@ -259,3 +259,17 @@ def test_the_digest_is_of_what_was_meant_to_be_written(tmp_path: Path, monkeypat
     with pytest.raises(CheckpointError, match="its tensors differ from the sha256 that was written with them"):
         written(tmp_path / "there")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_digest_has_a_name_that_is_ours(tmp_path: Path) -> None:
+    """A file of another's, who calls something else `sha256`, is read."""
+    import safetensors
+    from safetensors.numpy import save_file
+
+    file, values = tmp_path / "x.safetensors", {"a": np.ones(3, np.float32)}
+    save_file(values, file, metadata={"format": "pt", "sha256": "of the commit it was made from"})
+    with tensor_files.opened([file]) as found:
+        np.testing.assert_array_equal(tensor_files.values_of(found["a"]), values["a"])
+    tensor_files.write_safetensors(file, values)
+    with safetensors.safe_open(file, framework="np") as read:
+        assert set(read.metadata()) == {"format", "mobilebert_exp.sha256"}

@@ -25,7 +25,8 @@ SAFETENSORS = ".safetensors"
 MOST_BYTES = 4 * 2**30  # the largest preset has 1.2 GB; a file may be sparse, and an archive a bomb
 MOST_HEADER_BYTES = 16 * 2**20  # a full-size model's has 0.1 MB
 FLOATING = ("F64", "F32", "F16", "BF16")
-DIGEST = "sha256"  # in the metadata of files that we write: of everything after the header
+ALGORITHM = "sha256"
+DIGEST = f"mobilebert_exp.{ALGORITHM}"  # in the metadata of files that we write: of everything after the header
 HEADER_LENGTH = struct.Struct("<Q")  # at the start of a safetensors file
 
 
@@ -109,7 +110,7 @@ def _safetensors(file: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
     except safetensors.SafetensorError as problem:
         raise damaged(file, _first_line(problem)) from None
     if digest is not None and digest != _digest(file, start):
-        raise damaged(file, f"its tensors differ from the {DIGEST} that was written with them")
+        raise damaged(file, f"its tensors differ from the {ALGORITHM} that was written with them")
     return found
 
 
@@ -132,7 +133,7 @@ def _digest(file: Path, start: int) -> str:
     """Of everything from `start` on."""
     with file.open("rb") as stream:
         stream.seek(start)
-        return hashlib.file_digest(stream, DIGEST).hexdigest()
+        return hashlib.file_digest(stream, ALGORITHM).hexdigest()
 
 
 def write_safetensors(file: Path, values: Mapping[str, np.ndarray]) -> None:
@@ -144,7 +145,7 @@ def write_safetensors(file: Path, values: Mapping[str, np.ndarray]) -> None:
     import safetensors
     from safetensors.numpy import save_file
 
-    digest = hashlib.new(DIGEST)
+    digest = hashlib.new(ALGORITHM)
     for name in sorted(values):  # as they will lie in the file
         digest.update(values[name].data)
     try:
