@@ -92,6 +92,15 @@ def checkpoint_of(name: str) -> str:
     return f"{folder}/{belongs[1]}" if belongs else ""
 
 
+def is_sound(file: Path) -> bool:
+    """Whether a manifest is as it was written, whatever became of the files that it commits."""
+    try:
+        _read(file.with_suffix(""))
+    except DamagedError:
+        return False
+    return True
+
+
 def has_one(prefix: Path) -> bool:
     """Whether a checkpoint is committed."""
     return _PREFIX.fullmatch(prefix.name) is not None and file_of(prefix).is_file()

@@ -300,7 +300,8 @@ class Mirror:
     def _settled(self, bucket: Bucket, names: Iterable[str]) -> set[str]:
         """The checkpoints that lie there as they were committed here: what damages one here must not reach its copy.
 
-        Of one that was made anew the manifest is taken away, before its files are written over.
+        Of one that was made anew, which its manifest here tells, that there is taken away, before its files are written
+        over.
         """
         found = set()
         there = bucket.list(f"{self.place.name}/{location.FOLDER}/")
@@ -308,7 +309,7 @@ class Mirror:
             stored = there.get((self.place / name).name)
             if stored is None:
                 continue
-            if stored.equals(self._run_dir / name):
+            if stored.equals(self._run_dir / name) or not manifest.is_sound(self._run_dir / name):
                 found.add(manifest.checkpoint_of(name))
             else:
                 bucket.delete(stored.name, generation=stored.generation)

@@ -365,8 +365,9 @@ def test_whoever_reads_a_bucket_finds_whole_checkpoints_alone(
     assert len(_in_bucket(str(copy.place))) == 2
 
 
+@pytest.mark.parametrize("part", ["index", "data-00000-of-00001", "json"])
 def test_what_damages_a_checkpoint_here_does_not_reach_its_copy(
-    machine: Callable[[str], Machine], place: Place
+    part: str, machine: Callable[[str], Machine], place: Place
 ) -> None:
     """The copy is newer than what is whole here, so it is gone on with."""
     one = machine("one")
@@ -375,7 +376,8 @@ def test_what_damages_a_checkpoint_here_does_not_reach_its_copy(
         _save(job.run_dir / "checkpoints", 10, keep=2)
         _save(job.run_dir / "checkpoints", 20, keep=2)
         job.saved()
-        committed.flip(job.run_dir / "checkpoints/ckpt-20.index")
+        committed.flip(job.run_dir / f"checkpoints/ckpt-20.{part}")
+        job.saved()
         raise RunStopped(15)
 
     with pytest.raises(RunStopped):
