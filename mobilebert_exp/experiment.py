@@ -198,7 +198,7 @@ class _Run:
         unfinished = self._unfinished()
         self._run_dir = ((unfinished and unfinished.run_dir) or self._asked_dir).resolve()
         self._resume_id = unfinished.run_id if unfinished else ""
-        has_own = manifest.committed(self._run_dir / location.FOLDER)
+        has_own = config.mode is Mode.train and manifest.committed(self._run_dir / location.FOLDER)
         self._for_runner = config if has_own else fitting.with_weights(config, task, uri=uri)
         self._mirror = self._copy(unfinished.place if unfinished else None)
         self._tracker = _tracker(config, uri, worker=self._worker)

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import committed
 import pytest
+import toy
 from command_line import here
 from fakes import FakeTracker
 from mlflow_server import free_port, server
 
-from mobilebert_exp import manifest
-from mobilebert_exp.config import Mode
+from mobilebert_exp import experiment, fitting, location, manifest, registry
+from mobilebert_exp.config import Mode, Resume
 from mobilebert_exp.errors import CheckpointError, ConfigError, UserError
 from mobilebert_exp.location import Logged
+from mobilebert_exp.runners.base import Outcome
 from mobilebert_exp.tracking import states, store, weights
 from mobilebert_exp.tracking.base import RunInfo, RunState
 
@@ -227,6 +229,23 @@ def test_the_process_that_asks_answers(recorded: Callable[..., Recorded], uri: s
     assert str(refused.value) == (
         f"init.checkpoint=mlflow:{run.id}: {address} does not answer; start the server, or set tracking.uri"
     )
+
+
+def test_a_run_s_own_folder_is_gone_on_with_in_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies in the folder that an evaluation is given: its weights are those that it names."""
+    committed.checkpoint(tmp_path / "run/checkpoints", 4)
+    place, given = f"mlflow:{uuid.uuid4().hex}", []
+    runner = type("Fake", (), {"run": staticmethod(lambda job: given.append(job.config.init.checkpoint) or Outcome())})
+    monkeypatch.setattr(registry, "create_task", lambda config: toy.task(config, tmp_path / "toy"))
+    monkeypatch.setattr(registry, "runner", lambda mode: runner)
+    monkeypatch.setattr(weights, "resolve", lambda place, **_: str(tmp_path / "run"))
+    changes = {"init__checkpoint": place, "output_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
+    monkeypatch.setattr(fitting, "_check", lambda *_: None)
+    monkeypatch.setattr(location, "check", lambda _: None)
+    for mode in (Mode.evaluate, Mode.train):
+        config = toy.experiment(**changes, mode=mode, resume=Resume.never)
+        experiment.run(config, run_dir=tmp_path / "run")
+    assert given == [str(tmp_path / "run"), place]
 
 
 def test_only_what_is_asked_for_and_whole_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
