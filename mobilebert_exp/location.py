@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ FILES_BY = (".index", ".safetensors", ".bin", ".index.json")  # which are one by
 MODEL_FILE = "model.json"  # of a run: the architecture of its weights, and under HEAD what their head answers
 SETTINGS_FILE = "provenance/config.json"  # of a run: the leaves of its resolved configuration
 HEAD = "head"
+_PART = re.compile(r"(.+)\.(?:index|meta|data-\d{5}-of-\d{5})")  # a file of a TensorFlow checkpoint
 
 
 class Logged(enum.Enum):
@@ -37,11 +39,21 @@ def check(location: str) -> None:
     path, wanted = parts(location)
     places = {"": [path / FOLDER / BEST, path / FOLDER], BEST: [path / FOLDER / BEST], LAST: [path / FOLDER]}[wanted]
     named = Path(location).expanduser()
-    prefix = str(named).rpartition(".data-")[0] or str(named)
-    files = [Path(f"{prefix}.index"), *(file for at in places for file in at.glob("*.index"))]
+    files = [index_of(prefix_of(named)), *(file for at in places for file in at.glob("*.index"))]
     files += [file for pattern in ("*.index", *FOLDERS_BY) for file in named.glob(pattern)]
     if not any(file.is_file() for file in (*files, *([named] if named.name.endswith(FILES_BY) else []))):
         raise missing(location)
+
+
+def prefix_of(path: Path) -> Path:
+    """The prefix of a TensorFlow checkpoint, by itself or by one of its files, all of which lie beside its index."""
+    part = _PART.fullmatch(path.name)
+    return path if part is None or index_of(path).is_file() else path.with_name(part[1])
+
+
+def index_of(prefix: Path) -> Path:
+    """The file that each TensorFlow checkpoint has."""
+    return prefix.with_name(f"{prefix.name}.index") if prefix.name else prefix
 
 
 def missing(location: str) -> CheckpointError:

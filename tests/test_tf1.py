@@ -14,7 +14,7 @@ import tf1_files
 from mobilebert_exp import location
 from mobilebert_exp.config import ModelConfig, leaves
 from mobilebert_exp.errors import CheckpointError
-from mobilebert_exp.modeling.checkpoints import formats, tf1
+from mobilebert_exp.modeling.checkpoints import formats, prefixes, tf1
 from mobilebert_exp.modeling.checkpoints.account import Account, Demand, account
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.variables import encoder_variables, pretraining_variables, span_variables
@@ -224,6 +224,34 @@ def test_wherever_one_points(tensors: dict[str, np.ndarray], tmp_path: Path) -> 
         tf1.recognises(moved)
     for nothing in (tmp_path, tmp_path / "absent", moved / "z.ckpt"):
         assert not tf1.recognises(nothing)
+
+
+def test_a_file_is_told_by_the_end_of_its_name(tmp_path: Path) -> None:
+    """In a folder whose own name looks like a file's, and for each file that TensorFlow 1's Saver writes."""
+    tensors = {"a": np.zeros(2, np.float32)}
+    prefix = tf1_files.save(tmp_path / "my.data-00000-of-00001/x.index-1.ckpt", tensors)
+    for suffix in ("", ".index", ".data-00000-of-00001", ".meta"):
+        path = Path(f"{prefix}{suffix}")
+        if suffix == ".meta":
+            path.write_bytes(b"a graph")
+        assert prefixes.prefix_of(path) == prefix
+        location.check(str(path))
+    other = prefix.with_name(f"{prefix.name}.data-00000-of-00001.bak")
+    other.write_bytes(b"")
+    assert prefixes.prefix_of(other) is None
+    with pytest.raises(CheckpointError, match="no checkpoint there"):
+        location.check(str(other))
+
+
+def test_an_index_is_not_read_without_bound(tmp_path: Path) -> None:
+    prefix = tmp_path / "x.ckpt"
+    with Path(f"{prefix}.index").open("wb") as stream:
+        stream.truncate(prefixes.MOST_INDEX_BYTES + 1)  # a sparse file
+    with pytest.raises(CheckpointError, match=rf"^checkpoint {prefix}.index is refused: it has more than 67,108,864 b"):
+        tf1.recognises(prefix)
+    Path(f"{prefix}.index").unlink()
+    with pytest.raises(CheckpointError, match=rf"^checkpoint {prefix}.index cannot be read \(No such file or direct"):
+        prefixes.is_object_based(prefix)
 
 
 def test_heads_of_fine_tuning(opt: ModelConfig, tensors: dict[str, np.ndarray], tmp_path: Path) -> None:

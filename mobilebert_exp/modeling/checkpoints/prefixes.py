@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mobilebert_exp import location
 from mobilebert_exp.errors import CheckpointError, UserError
 
 STATE_FILE = "checkpoint"  # of a folder: names its newest checkpoint
-_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})")
+MOST_INDEX_BYTES = (
+    64 * 2**20
+)  # it has a line for each variable, and the graph of objects: of a MobileBERT, some thousand
 _NEWEST = re.compile(r'^model_checkpoint_path: "([^"]*)"', re.MULTILINE)
 # The key of what only tf.train.Checkpoint writes; it sorts first, so that no prefix of it is left out of the table.
 _OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -25,11 +28,11 @@ def prefix_of(path: Path) -> Path | None:
     Raises:
       CheckpointError: the folder holds several, and does not say which is the newest.
     """
-    if _index(path).is_file():
-        return path
+    bare = location.prefix_of(path)
+    if location.index_of(bare).is_file():
+        return bare
     if path.is_file():
-        bare = path.with_name(_PART.sub("", path.name))
-        return bare if bare != path and _index(bare).is_file() else None
+        return None
     newest = _newest(path)
     if newest is not None:
         return newest
@@ -42,12 +45,12 @@ def prefix_of(path: Path) -> Path | None:
 
 def is_object_based(prefix: Path) -> bool:
     """Whether `tf.train.Checkpoint` wrote it, with the paths of objects in place of the names of variables."""
-    return _OBJECT_GRAPH in _index(prefix).read_bytes()
+    return _OBJECT_GRAPH in _index(prefix)
 
 
 def holds(prefix: Path, key: str) -> bool:
     """Whether a key of an object-based checkpoint begins like this; for one of the first part of all keys."""
-    return key.encode() in _index(prefix).read_bytes()
+    return key.encode() in _index(prefix)
 
 
 @contextmanager
@@ -73,8 +76,19 @@ def unreadable(prefix: Path, problem: Exception) -> CheckpointError:
     return CheckpointError(f"checkpoint {prefix} cannot be read ({reason}); choose another")
 
 
-def _index(prefix: Path) -> Path:
-    return Path(f"{prefix}.index")
+def _index(prefix: Path) -> bytes:
+    """What its index holds; refuses what is larger than any, before it is in memory."""
+    file = location.index_of(prefix)
+    try:
+        with file.open("rb") as stream:
+            found = stream.read(MOST_INDEX_BYTES + 1)
+    except OSError as problem:
+        raise CheckpointError(f"checkpoint {file} cannot be read ({problem.strerror}); name a readable file") from None
+    if len(found) > MOST_INDEX_BYTES:
+        raise CheckpointError(
+            f"checkpoint {file} is refused: it has more than {MOST_INDEX_BYTES:,} bytes; name another"
+        )
+    return found
 
 
 def _newest(folder: Path) -> Path | None:
@@ -86,4 +100,6 @@ def _newest(folder: Path) -> Path | None:
     if match is None:
         return None
     stated = folder / match[1]  # an absolute path stays one
-    return next((path for path in (folder / stated.name, stated) if stated.name and _index(path).is_file()), None)
+    return next(
+        (path for path in (folder / stated.name, stated) if stated.name and location.index_of(path).is_file()), None
+    )
