@@ -88,6 +88,31 @@ def test_a_checkpoint_of_other_code_in_a_bucket(cloud: Proxy, place: Place, tmp_
         sources.checkpoint(f"{place}/none.tar.gz", cache_dir=tmp_path / "none")
 
 
+def test_a_fetched_checkpoint_of_other_code_has_nothing_of_an_earlier_one(
+    cloud: Proxy, place: Place, tmp_path: Path
+) -> None:
+    def uploaded(*names: str) -> str:
+        """These alone are in the bucket; the folder here, fetched as in another process."""
+        bucket = Bucket(BUCKET)
+        for name, stored in bucket.list(f"{place.name}/").items():
+            bucket.delete(name, generation=stored.generation)
+        for name in names:
+            bucket.write((place / name).name, name.encode(), generation=0)
+        sources._run_in_bucket.cache_clear()
+        return str(place)
+
+    def fetched(place: str) -> Path:
+        return Path(sources.checkpoint(place, cache_dir=tmp_path))
+
+    run = ("checkpoints/ckpt-5.index", "checkpoints/best/ckpt-3.index", "model.json")
+    for names in (run, ("model.safetensors", "config.json"), ("pytorch_model.bin",)):
+        assert set(folders.files_of(fetched(uploaded(*names)))) == set(names)
+    prefix = {"x.ckpt.index", "x.ckpt.data-00000-of-00001"}
+    fetched(f"{uploaded(*prefix, 'bert_config.json', 'vocab.txt')}/x.ckpt")
+    there = fetched(f"{uploaded(*prefix, 'vocab.txt')}/x.ckpt").parent
+    assert {*prefix, "vocab.txt"} == set(folders.files_of(there)) - {"pytorch_model.bin"}
+
+
 def test_an_experiment_whose_files_lie_in_a_bucket(cloud: Proxy, place: Place, tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nwho\n?\nvera\n", encoding="utf-8")
     question = {"id": "q", "question": "Who?", "answers": [{"text": "Vera", "answer_start": 0}]}

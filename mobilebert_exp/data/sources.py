@@ -9,7 +9,7 @@ import functools
 import hashlib
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -238,17 +238,32 @@ def _belongs(name: str, wanted: str) -> bool:
 
 def _fetch_foreign(source: Place, local: Path) -> None:
     """What is no run: the folder of a checkpoint of other code, or the files of one, and what lies beside it."""
-    moved = folders.download(source, local, wanted=lambda name: _PART.fullmatch(name) is not None)
-    if not moved.moved + moved.skipped:
+    if not _fetch_parts(source, local, wanted=lambda name: _PART.fullmatch(name) is not None):
         head, _, tail = source.name.rpartition("/")
         beside = (".json", ".txt")
-        folders.download(
+        _fetch_parts(
             Place(source.bucket, head),
             local.parent,
             wanted=lambda name: (
                 name == tail or name.startswith(f"{tail}.") or ("/" not in name and name.endswith(beside))
             ),
         )
+
+
+def _fetch_parts(source: Place, local: Path, *, wanted: Callable[[str], bool]) -> bool:
+    """Whether any are there; of what was fetched earlier, files go that are there no more, and would be read."""
+    there: set[str] = set()  # as the bucket was listed
+
+    def is_wanted(name: str) -> bool:
+        there.add(name)
+        return wanted(name)
+
+    moved = folders.download(source, local, wanted=is_wanted)
+    is_any = moved.moved + moved.skipped > 0
+    for name in folders.files_of(local) if is_any else ():
+        if name not in there and (wanted(name) or name.startswith(f"{location.FOLDER}/")):  # or what was a run once
+            (local / name).unlink(missing_ok=True)
+    return is_any
 
 
 @functools.cache
