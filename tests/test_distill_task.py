@@ -19,6 +19,7 @@ from test_training_loop import stopped
 from mobilebert_exp import registry
 from mobilebert_exp.composition import compose
 from mobilebert_exp.config import ExperimentConfig
+from mobilebert_exp.tasks import distill
 
 SMALL = [
     "model.num_layers=2", "model.hidden_size=32", "model.intra_bottleneck_size=16", "model.embedding_size=16",
@@ -121,6 +122,18 @@ def test_a_mistake_is_one_line(name: str, teacher: Path) -> None:
     assert ended.code == 2, ended.err
     assert ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
     assert message in ended.err
+
+
+def test_what_is_said_of_the_teacher_leaves_paths_alone() -> None:
+    said = (
+        "init.checkpoint=model.ckpt-500000: checkpoint /a/model.num_layers/model.ckpt-5 was trained with "
+        "model.num_layers=24, not 12; set model=opt, or model.num_layers=24 (model.hidden_act)"
+    )
+    assert distill.of_the_teacher(said) == (
+        "task.teacher_checkpoint=model.ckpt-500000: checkpoint /a/model.num_layers/model.ckpt-5 was trained with "
+        "task.teacher.num_layers=24, not 12; set model@task.teacher=opt, or task.teacher.num_layers=24 "
+        "(task.teacher.hidden_act)"
+    )
 
 
 @pytest.mark.slow

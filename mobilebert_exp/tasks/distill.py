@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.checks import at_least, optional_place, positive, require
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from mobilebert_exp.modeling.pretrainer import PretrainingModel
 
 log = logging.getLogger(__name__)
+_FIELD = re.compile(rf"(?<![^\s(])model\.(?=(?:{'|'.join(each.name for each in fields(ModelConfig))})\b)")
+_CHOICE = re.compile(r"(?<![^\s(])model=")
 LOSSES = ("hidden", "mean", "variance", "attention", "attention_kl")  # fields of `modeling.distillation.TransferLosses`
 
 
@@ -43,7 +46,7 @@ class Config(_pretraining.Config):
 
     Attributes:
       teacher: its architecture, any of the group `model`: `model@task.teacher=NAME`.
-      teacher_checkpoint: a run of task=pretrain, or any checkpoint that `init.checkpoint` may name.
+      teacher_checkpoint: a run of task=pretrain, or any checkpoint that `init.checkpoint` may name but `mlflow:…`.
       teacher_dtype: of its activations; null takes `hardware.dtype`.
       ground_truth_ratio: share of the right word in PD, the rest is the teacher's answer.
       temperature: divides the logits of both in PD.
@@ -186,11 +189,9 @@ class Distillation(_pretraining.Pretraining):
             weights = formats.read(sources.checkpoint(config.teacher_checkpoint, cache_dir=self._cache_dir))
             found = account(weights, wanted=wanted, model=model, head="", demand=Demand.whole, source=source)
         except CheckpointError as problem:  # which is about the student's keys
-            said = str(problem).replace("init.checkpoint", "task.teacher_checkpoint")
-            said = said.replace("model.", "task.teacher.").replace("model=", "model@task.teacher=")
-            raise CheckpointError(said) from None
+            raise CheckpointError(of_the_teacher(str(problem))) from None
         for warning in found.warnings:
-            log.warning("%s", warning.replace("init.checkpoint", "task.teacher_checkpoint"))
+            log.warning("%s", of_the_teacher(warning))
         return weights, found
 
     @property
@@ -206,6 +207,12 @@ class Distillation(_pretraining.Pretraining):
         assign(teacher, *self._teacher_weights)
         del self._teacher_weights  # the model holds them now
         return teacher
+
+
+def of_the_teacher(said: str) -> str:
+    """What was said of the model's keys, with the teacher's in their place; paths in it stay as they are."""
+    said = said.replace("init.checkpoint=", "task.teacher_checkpoint=")
+    return _CHOICE.sub("model@task.teacher=", _FIELD.sub("task.teacher.", said))
 
 
 def digest(weights: Weights) -> str:
