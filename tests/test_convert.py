@@ -17,7 +17,7 @@ import toy
 from archives import packed_tar
 from command_line import Ended, here
 
-from mobilebert_exp import compose
+from mobilebert_exp import compose, manifest
 from mobilebert_exp.config import LayerLoop, ModelConfig, leaves
 from mobilebert_exp.data import sources
 from mobilebert_exp.errors import CheckpointError
@@ -320,3 +320,21 @@ def test_every_destination_says_what_it_is_in_both_ways(tmp_path: Path) -> None:
         check_equal(weights, found)
         assert found.vocabulary == weights.vocabulary
         source = str(target)
+
+
+def test_a_folder_called_checkpoints_is_no_run_by_that_alone(tmp_path: Path) -> None:
+    """Of other code's it may be too; what is ours is told by manifests, the record of a run, or our names."""
+    tf1.write(dataclasses.replace(tf1_files.pretrained(MODEL), model=leaves(MODEL)), tmp_path / "x")
+    (tmp_path / "x/checkpoints").mkdir()
+    for part in ("index", "data-00000-of-00001"):
+        shutil.copy(tmp_path / f"x/{tf1.PREFIX}.{part}", tmp_path / f"x/checkpoints/other.{part}")
+    assert formats.recognised(str(tmp_path / "x")) == "tf1"
+    (tmp_path / "x/model.json").write_text("{}", encoding="utf-8")
+    assert formats.recognised(str(tmp_path / "x")) == "native", "an earlier version's, which has no manifest"
+    prefix = Path(tf.train.Checkpoint(model=tf.Module()).write(str(tmp_path / "run/checkpoints/ckpt-1")))
+    manifest.commit(prefix, step=1, head="", model=leaves(MODEL))
+    assert formats.recognised(str(tmp_path / "run")) == "native"
+    with pytest.raises(
+        CheckpointError, match=rf"^checkpoint {prefix} holds no weights of this package; give one of a "
+    ):
+        formats.read(str(tmp_path / "run"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilebert_exp import location, manifest
+from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.files import whole_folder, write_json
 from mobilebert_exp.modeling.checkpoints import companions, prefixes
 from mobilebert_exp.modeling.checkpoints.object_graph import ROOT, ObjectGraph
@@ -25,16 +26,22 @@ def recognises(path: Path) -> bool:
     """A run's folder, `RUN/best`, `RUN/last`, or the prefix of a checkpoint in one."""
     run, _ = location.parts(str(path))
     if (run / location.FOLDER).is_dir():
-        return any((run / location.FOLDER).rglob("*.index"))
-    prefix = prefixes.prefix_of(path)
-    return prefix is not None and prefixes.is_object_based(prefix) and prefixes.holds(prefix, MARK)
+        found = [index.with_suffix("") for index in (run / location.FOLDER).rglob("*.index")]
+        has_record = (run / location.MODEL_FILE).is_file()
+        return any(has_record or manifest.has_one(prefix) or _is_marked(prefix) for prefix in found)
+    found_alone = prefixes.prefix_of(path)
+    return found_alone is not None and _is_marked(found_alone)
+
+
+def _is_marked(prefix: Path) -> bool:
+    return prefixes.is_object_based(prefix) and prefixes.holds(prefix, MARK)
 
 
 def read(path: Path) -> Weights:
     """The weights of a run's best checkpoint, else its newest, or of the one that is named.
 
     Raises:
-      CheckpointError: it is torn, or none is whole.
+      CheckpointError: it is torn, or none is whole, or it holds nothing of a model of ours.
     """
     from mobilebert_exp.modeling.checkpoints import native
 
@@ -48,6 +55,8 @@ def read(path: Path) -> Weights:
             variable = graph.find(ROOT, (*holder, name))
             if variable is not None and graph.is_variable(variable):
                 values[name] = np.asarray(graph.value(variable), np.float32)
+    if not values:
+        raise CheckpointError(f"checkpoint {prefix} holds no weights of this package; give one of a training run")
     return Weights(
         values=values,
         model={name: value for name, value in found.model.items() if name != native.HEAD} or None,
