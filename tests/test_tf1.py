@@ -269,6 +269,15 @@ def test_heads_of_fine_tuning(opt: ModelConfig, tensors: dict[str, np.ndarray], 
     np.testing.assert_array_equal(weights.values["heads/classifier/kernel"], rows.T)
 
 
+def test_without_norms_nothing_tells_which_they_are(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+    gone = ("bert/embeddings/FakeLayerNorm/", "/bottleneck/input/FakeLayerNorm/")
+    rest = {name: value for name, value in tensors.items() if not any(part in name for part in gone)}
+    assert len(rest) < len(tensors)
+    prefix = tf1_files.save(tmp_path / "x.ckpt", rest)
+    with pytest.raises(CheckpointError, match=rf"^checkpoint {prefix} lacks the norms of its embeddings .+ whole one$"):
+        tf1.read(prefix)
+
+
 def test_norms_that_contradict_the_file_beside_them(
     opt: ModelConfig, tensors: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import tf_keras
 from invented_weights import PRESETS, VOCABULARY, assert_same_values, assign, every_head, invented, narrow
 from official.nlp.modeling import layers, models, networks
 from official.projects.mobilebert import model_utils
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 from test_encoder_parity import batch, difference, keyed, original, preset
 
 from mobilebert_exp import original_json
 from mobilebert_exp.config import ModelConfig
 from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.modeling.checkpoints import tf1, tf_models, tf_models_items
+from mobilebert_exp.modeling.checkpoints.object_graph import ObjectGraph
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.pretrainer import PretrainingModel
 from mobilebert_exp.modeling.variables import classifier_variables, pretraining_variables, span_variables
@@ -233,6 +236,66 @@ def test_a_torn_file_is_told_in_a_line(small: Path, tmp_path: Path) -> None:
         CheckpointError, match=r"^checkpoint .*mobilebert\.ckpt-1 cannot be read \(.*\); choose another$"
     ):
         tf_models.read(tmp_path / "there")
+
+
+def forged(prefix: Path, graph: bytes | None, **values: Any) -> Path:
+    """A checkpoint of these tensors by key, with what stands for its graph of objects."""
+    named = {"_CHECKPOINTABLE_OBJECT_GRAPH": graph, **values}
+    names = sorted(name for name in named if named[name] is not None)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(named[name]) for name in names],
+    )
+    return prefix
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (b"\xff\xff", "cannot be read \\("),
+        (7.0, "cannot be read \\("),
+        (b"", "is damaged \\(it names objects that it lacks\\)"),
+        (
+            b"\n\x07\n\x05\x08\x09\x12\x01x",
+            "is damaged \\(it names objects that it lacks\\)",
+        ),  # its child x is the ninth
+    ],
+    ids=["no graph", "a number", "no objects", "a child that is not there"],
+)
+def test_a_forged_graph_is_one_line(graph: Any, message: str, tmp_path: Path) -> None:
+    prefix = forged(tmp_path / "x", graph)
+    with pytest.raises(CheckpointError, match=rf"^checkpoint {prefix} {message}") as told:
+        ObjectGraph(prefix)
+    assert "\n" not in str(told.value)
+
+
+def test_text_where_numbers_belong_is_one_line(tmp_path: Path) -> None:
+    graph = trackable_object_graph_pb2.TrackableObjectGraph()
+    graph.nodes.add().attributes.add(name="VARIABLE_VALUE", checkpoint_key="k")
+    found = ObjectGraph(forged(tmp_path / "x", graph.SerializeToString(), k="a text"))
+    with pytest.raises(CheckpointError, match=r"x holds text in k, and no numbers; choose another$"):
+        found.value(0)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,)])
+def test_a_kernel_of_no_mobilebert_is_one_line(shape: tuple[int, ...], tmp_path: Path) -> None:
+    config = narrow("opt", layers=1)
+    items = tf_models_items.checkpoint_items(PretrainingModel(config))
+    block = getattr(items["encoder"], "layer_with_weights-1").block_layers
+    getattr(block.bottleneck_output, "0").kernel = tf.Variable(np.zeros(shape, np.float32))
+    prefix = tf.train.Checkpoint(**items).save(str(tmp_path / "ckpt"))
+    try:
+        found = tf_models.read(Path(prefix))
+    except CheckpointError as problem:
+        assert re.fullmatch(
+            rf"checkpoint {prefix} has \S+ of shape \[0?\], as no MobileBERT; choose another", str(problem)
+        )
+    else:
+        assert shape == (3,) and found.values["layers/bottleneck_output/kernel"].shape == (1, 3, 1), (
+            "told by the account"
+        )
 
 
 def test_a_turned_bit_is_found(small: Path, tmp_path: Path) -> None:

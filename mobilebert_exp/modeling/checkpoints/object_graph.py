@@ -42,8 +42,10 @@ class ObjectGraph:
         if not self._reader.has_tensor(GRAPH_KEY):
             raise CheckpointError(f"{prefix} holds variables by name, and no objects; name an object-based checkpoint")
         stored = self._guarded(lambda: self._reader.get_tensor(GRAPH_KEY))
-        graph = trackable_object_graph_pb2.TrackableObjectGraph()
-        graph.ParseFromString(stored)
+        graph = self._guarded(lambda: trackable_object_graph_pb2.TrackableObjectGraph.FromString(stored))
+        objects = range(len(graph.nodes))
+        if ROOT not in objects or any(child.node_id not in objects for node in graph.nodes for child in node.children):
+            raise CheckpointError(f"checkpoint {prefix} is damaged (it names objects that it lacks); choose another")
         self._children = [{child.local_name: child.node_id for child in node.children} for node in graph.nodes]
         self._keys = [
             next((part.checkpoint_key for part in node.attributes if part.name == _VALUE), "") for node in graph.nodes
@@ -76,7 +78,9 @@ class ObjectGraph:
         """
         key = self._keys[node]
         self._read.add(key)
-        value: np.ndarray = self._guarded(lambda: self._reader.get_tensor(key))
+        value: np.ndarray = np.asarray(self._guarded(lambda: self._reader.get_tensor(key)))
+        if value.dtype.kind in "OSU":
+            raise CheckpointError(f"checkpoint {self.prefix} holds text in {key}, and no numbers; choose another")
         return value
 
     def walk(self) -> Iterator[tuple[str, int]]:
@@ -97,8 +101,9 @@ class ObjectGraph:
 
     def _guarded(self, read: Callable[[], Any]) -> Any:
         import tensorflow as tf
+        from google.protobuf.message import DecodeError
 
         try:
             return read()
-        except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as problem:
+        except (tf.errors.OpError, DecodeError, TypeError, ValueError, RuntimeError, LookupError) as problem:
             raise unreadable(self.prefix, problem) from None

@@ -197,7 +197,13 @@ def _tensor(reader: Any, source: _Source, prefix: Path) -> np.ndarray:
 
 def _model(prefix: Path, sources: Mapping[str, list[_Source]]) -> Mapping[str, object]:
     """The architecture as far as it is told: by the file beside the checkpoint, and by what norms are called."""
-    (norm, *_) = sources.get("embeddings/norm/gamma", ()) or sources[f"{STACKED}bottleneck_input/norm/gamma"]
+    told_by = ("embeddings/norm/gamma", f"{STACKED}bottleneck_input/norm/gamma")
+    norm = next((source for name in told_by for source in sources.get(name, ())), None)
+    if norm is None:
+        raise CheckpointError(
+            f"checkpoint {prefix} lacks the norms of its embeddings and of bottleneck/input, by whose names it is told "
+            "which normalization it has; choose a whole one"
+        )
     normalization = "no_norm" if f"/{PLAIN_NORM}/" in norm.name else "layer_norm"
     model = companions.architecture(prefix.parent)
     if model is not None and model["normalization"] != normalization:

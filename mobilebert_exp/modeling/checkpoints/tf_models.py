@@ -86,7 +86,7 @@ def _told(graph: ObjectGraph, encoder: int) -> dict[str, object]:
     if norm is not None:  # NoNorm holds its gamma as `scale` too
         found["normalization"] = "no_norm" if "scale" in graph.names(norm) else "layer_norm"
     if query is not None and graph.is_variable(query):
-        found["num_heads"] = graph.value(query).shape[0]
+        (found["num_heads"], *_) = graph.value(query).shape or (1,)
     return found
 
 
@@ -173,4 +173,9 @@ def _part(graph: ObjectGraph, start: int, path: tuple[str, ...], name: str) -> d
 
 def _value(graph: ObjectGraph, node: int, name: str) -> np.ndarray:
     value = graph.value(node)
-    return value.reshape(tf_models_paths.shape_here(name, value.shape)).astype(np.float32, copy=False)
+    try:
+        return value.reshape(tf_models_paths.shape_here(name, value.shape)).astype(np.float32, copy=False)
+    except (IndexError, ValueError):
+        raise CheckpointError(
+            f"checkpoint {graph.prefix} has {name} of shape {list(value.shape)}, as no MobileBERT; choose another"
+        ) from None
