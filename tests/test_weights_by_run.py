@@ -22,7 +22,7 @@ from mobilebert_exp import experiment, fitting, location, manifest, registry
 from mobilebert_exp.config import Mode, Resume
 from mobilebert_exp.errors import CheckpointError, ConfigError, UserError
 from mobilebert_exp.location import Logged
-from mobilebert_exp.runners.base import Outcome
+from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.tracking import states, store, weights
 from mobilebert_exp.tracking.base import RunInfo, RunState
 
@@ -235,7 +235,12 @@ def test_a_run_s_own_folder_is_gone_on_with_in_training_alone(tmp_path: Path, mo
     """Whatever lies in the folder that an evaluation is given: its weights are those that it names."""
     committed.checkpoint(tmp_path / "run/checkpoints", 4)
     place, given = f"mlflow:{uuid.uuid4().hex}", []
-    runner = type("Fake", (), {"run": staticmethod(lambda job: given.append(job.config.init.checkpoint) or Outcome())})
+
+    def run(job: Job) -> Outcome:
+        given.append(job.config.init.checkpoint)
+        return Outcome()
+
+    runner = type("Fake", (), {"run": staticmethod(run)})
     monkeypatch.setattr(registry, "create_task", lambda config: toy.task(config, tmp_path / "toy"))
     monkeypatch.setattr(registry, "runner", lambda mode: runner)
     monkeypatch.setattr(weights, "resolve", lambda place, **_: str(tmp_path / "run"))

@@ -42,7 +42,10 @@ class ObjectGraph:
         if not self._reader.has_tensor(GRAPH_KEY):
             raise CheckpointError(f"{prefix} holds variables by name, and no objects; name an object-based checkpoint")
         stored = self._guarded(lambda: self._reader.get_tensor(GRAPH_KEY))
-        graph = self._guarded(lambda: trackable_object_graph_pb2.TrackableObjectGraph.FromString(stored))
+        try:
+            graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(stored)
+        except Exception as problem:  # its kind is protobuf's, which has no types and is TensorFlow's to depend on
+            raise unreadable(prefix, problem) from None
         objects = range(len(graph.nodes))
         if ROOT not in objects or any(child.node_id not in objects for node in graph.nodes for child in node.children):
             raise CheckpointError(f"checkpoint {prefix} is damaged (it names objects that it lacks); choose another")
@@ -101,9 +104,8 @@ class ObjectGraph:
 
     def _guarded(self, read: Callable[[], Any]) -> Any:
         import tensorflow as tf
-        from google.protobuf.message import DecodeError
 
         try:
             return read()
-        except (tf.errors.OpError, DecodeError, TypeError, ValueError, RuntimeError, LookupError) as problem:
+        except (tf.errors.OpError, TypeError, ValueError, RuntimeError, LookupError) as problem:
             raise unreadable(self.prefix, problem) from None
