@@ -42,16 +42,23 @@ class Pretrainer:
     Attributes:
       encoder: the encoder.
       model: the encoder and the heads, as training uses them.
+
+    Args:
+      next_sentence: whether the head for next sentences came from a checkpoint, and belongs to `checkpoint_items`.
     """
 
-    def __init__(self, model: PretrainingModel) -> None:
+    def __init__(self, model: PretrainingModel, *, next_sentence: bool = True) -> None:
         self.model = model
+        self._next_sentence = next_sentence
         self.encoder: MobileBertEncoder = model.encoder
 
     @functools.cached_property  # the word table is in two items, and has to be one object
     def checkpoint_items(self) -> Mapping[str, tf.Module]:
-        """The items of tf-models' checkpoints, for `tf.train.Checkpoint(**items)`: to save them, or to restore them."""
-        return tf_models_items.checkpoint_items(self.model)
+        """The items of tf-models' checkpoints, for `tf.train.Checkpoint(**items)`: to save them, or to restore them.
+
+        Without the head for next sentences where the checkpoint had none.
+        """
+        return tf_models_items.checkpoint_items(self.model, next_sentence=self._next_sentence)
 
     def __call__(
         self, inputs: Mapping[str, tf.Tensor], *, seed: tf.Tensor | None = None, all_layers: bool = False
@@ -98,13 +105,14 @@ def load_pretrainer(config_json: Place | None, checkpoint: Place, *, cache_dir: 
     weights = formats.read(sources.checkpoint(os.fspath(checkpoint), cache_dir=os.fspath(cache_dir)))
     config = _architecture(weights, config_json, checkpoint)
     wanted = encoder_variables(config) + masked_lm_variables(config)
-    if NEXT_SENTENCE in weights.values:
+    next_sentence = NEXT_SENTENCE in weights.values
+    if next_sentence:
         wanted += next_sentence_variables(config)
     else:
         log.warning("%s has no head for next sentences: that of the model starts anew", checkpoint)
     model = PretrainingModel(config)
     _fill(model, weights, wanted, config, checkpoint)
-    return Pretrainer(model)
+    return Pretrainer(model, next_sentence=next_sentence)
 
 
 def load_encoder(checkpoint: Place, *, config_json: Place | None = None, cache_dir: Place = CACHE) -> MobileBertEncoder:

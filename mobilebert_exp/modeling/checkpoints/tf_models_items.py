@@ -30,8 +30,12 @@ def save(weights: Weights, prefix: Path) -> None:
         tf.train.Checkpoint(**_items(places, leaf)).save(str(prefix))
 
 
-def checkpoint_items(model: PretrainingModel) -> Mapping[str, tf.Module]:
-    """The model as tf-models would hand it to `tf.train.Checkpoint`: what is restored or saved are our variables."""
+def checkpoint_items(model: PretrainingModel, *, next_sentence: bool = True) -> Mapping[str, tf.Module]:
+    """The model as tf-models would hand it to `tf.train.Checkpoint`: what is restored or saved are our variables.
+
+    Args:
+      next_sentence: whether the head for next sentences is among them; tf-models' own checkpoints have none.
+    """
     config = model.encoder.config
     variables = {**model.encoder.weights, **model.weights}
 
@@ -46,7 +50,8 @@ def checkpoint_items(model: PretrainingModel) -> Mapping[str, tf.Module]:
 
         return _Leaf(lambda: tf.reshape(variable if layer is None else variable[layer], there), put)
 
-    places = [*tf_models_paths.encoder_places(config), *tf_models_paths.head_places(config, list(model.weights))]
+    heads = [name for name in model.weights if next_sentence or not name.startswith("heads/next_sentence/")]
+    places = [*tf_models_paths.encoder_places(config), *tf_models_paths.head_places(config, heads)]
     return _items(places, leaf)
 
 
