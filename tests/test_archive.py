@@ -69,6 +69,8 @@ def test_an_archive_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(archive, "MOST_FILES", 3)
     with pytest.raises(DataError, match=r"it holds more than 3 files"):
         archive.unpack(packed_zip(tmp_path / "y.zip", {str(n): b"" for n in range(5)}), tmp_path / "out")
+    with pytest.raises(DataError, match=r"it holds more than 3 files and folders"):
+        archive.unpack(packed_zip(tmp_path / "z.zip", {f"{n}/": b"" for n in range(5)}), tmp_path / "out")
     assert not list((tmp_path / "out").glob(".*"))
 
 

@@ -241,6 +241,10 @@ def test_an_archive_as_google_publishes_it(tmp_path: Path) -> None:
 
 def _hostile(kind: str, path: Path) -> Path:
     info = tarfile.TarInfo("top/mobilebert.ckpt.index")
+    headers = {
+        **{"large": (tarfile.REGTYPE, 40 * 2**30), "long name": (tarfile.GNUTYPE_LONGNAME, 40 * 2**30)},
+        **{"long words": (tarfile.XHDTYPE, 2**21), "all the rest": (tarfile.XGLTYPE, -512)},
+    }
     if kind == "traversal":
         info.name = "../../mobilebert.ckpt.index"
     elif kind == "absolute":
@@ -257,16 +261,15 @@ def _hostile(kind: str, path: Path) -> Path:
                 **{"GNU.sparse.realsize": str(10 * 2**30)},
             }
             content = f"1\n{10 * 2**30 - 1}\n1\n".encode().ljust(512, b"\0") + b"x"
-        elif kind == "large":
-            content = b""
-            info.size = 40 * 2**30
+        elif kind in headers:
+            info.type, info.size = headers[kind]
         else:
             content = b"" if info.type != tarfile.REGTYPE else b"index"
-        if kind != "large":
+        if kind not in headers:
             info.size = len(content)
             packed.addfile(info, io.BytesIO(content))
         else:
-            packed.fileobj.write(info.tobuf(tarfile.PAX_FORMAT))
+            packed.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))
     return path
 
 
@@ -278,6 +281,9 @@ def _hostile(kind: str, path: Path) -> Path:
         ("symbolic link", "top/mobilebert.ckpt.index is a link or a device"),
         ("hard link", "top/mobilebert.ckpt.index is a link or a device"),
         ("sparse", "top/mobilebert.ckpt.index is a sparse file of 10,737,418,240 bytes"),
+        ("long name", "it holds a header of 42,949,672,960 bytes"),
+        ("long words", "it holds a header of 2,097,152 bytes"),
+        ("all the rest", "it holds a header of -512 bytes"),
         ("large", "with top/mobilebert.ckpt.index its files have more than "),
     ],
 )

@@ -9,11 +9,11 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Self, TypeVar
 
 from mobilebert_exp.errors import DataError, OutputError, UserError
 
@@ -23,7 +23,12 @@ MOST_BYTES = 32 * 2**30  # of all files together as they come out, whatever the 
 # Numbers shrink to two thirds, texts to a tenth; what is packed a hundred times over is meant to fill a disk.
 MOST_RATIO = 100
 SMALL_BYTES = 2**30  # for which no ratio is too much
+MOST_HEADER_BYTES = 2**20  # of a long name or other words about a member, which tarfile reads whole
 _CHUNK_BYTES = 2**20
+_T = TypeVar("_T")
+_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 # What the libraries raise about content that is not what it should be; ValueError: names that are no text, bad offsets.
 _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -38,6 +43,21 @@ class _Member:
     name: str
     size: int
     open: Callable[[], IO[bytes]]
+
+
+class _LongHeader(Exception):
+    """A header that is not read; its text says how long it is."""
+
+
+class _Bounded(tarfile.TarInfo):
+    """A member whose headers are read only if they are of a size that headers have."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _HEADERS and not 0 <= found.size <= MOST_HEADER_BYTES:
+            raise _LongHeader(f"a header of {found.size:,} bytes")
+        return found
 
 
 def is_archive(path: str | Path) -> bool:
@@ -58,9 +78,7 @@ def unpack(archive: Path, folder: Path, *, rename: Callable[[str], str | None] =
     written: list[Path] = []
     room = _room(archive)
     with _reading(archive), _members(archive) as members:
-        for number, member in enumerate(members):
-            if number >= MOST_FILES:
-                raise _refused(archive, f"it holds more than {MOST_FILES:,} files")
+        for member in members:
             name = rename(member.name)
             if name is None:
                 continue
@@ -107,12 +125,23 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
         with zipfile.ZipFile(archive) as opened:
             yield _of_zip(archive, opened)
     else:
-        with tarfile.open(archive) as opened_tar:
-            yield _of_tar(archive, opened_tar)
+        try:
+            with tarfile.open(archive, tarinfo=_Bounded) as opened_tar:
+                yield _of_tar(archive, opened_tar)
+        except _LongHeader as problem:
+            raise _refused(archive, f"it holds {problem}") from None
+
+
+def _counted(archive: Path, infos: Iterable[_T]) -> Iterator[_T]:
+    """The same, if they are not too many; folders count, which are read as files are."""
+    for number, info in enumerate(infos):
+        if number >= MOST_FILES:
+            raise _refused(archive, f"it holds more than {MOST_FILES:,} files and folders")
+        yield info
 
 
 def _of_zip(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
-    for info in opened.infolist():
+    for info in _counted(archive, opened.infolist()):
         kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
         if info.is_dir():
             continue
@@ -122,7 +151,7 @@ def _of_zip(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
 
 
 def _of_tar(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
-    for info in opened:
+    for info in _counted(archive, opened):
         if info.isdir():
             continue
         if not info.isreg():
