@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     """
     chosen = _parser().parse_args(arguments)
     started = time.monotonic()
-    target = Path(chosen.DST).expanduser()
+    target = Path(chosen.DST).expanduser().absolute()
     check_free(target)  # which is better told before SRC is read
     place = sources.checkpoint(_named(chosen), cache_dir=chosen.cache_dir)
     origin = formats.recognised(place)

@@ -64,6 +64,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
             _sync(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+    except OutputError as problem:  # of a folder that was filled inside this one
+        raise OutputError(str(problem).replace(str(partial), str(target))) from None
     except OSError as problem:
         raise OutputError(
             f"{target} cannot be written ({problem.strerror or problem}); make room there, or name another folder"
@@ -72,7 +74,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 def check_free(target: Path) -> None:
     """Raises OutputError where a new folder would take the place of something."""
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+    try:
+        is_taken = target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir())))
+    except OSError as problem:
+        raise OutputError(f"{target} cannot be written ({problem.strerror}); name another folder") from None
+    if is_taken:
         raise OutputError(f"{target} is there already; name a folder that is not, or is empty")
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
+import re
+import resource
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +202,42 @@ def test_a_destination_is_never_overwritten_and_never_half_there(
         "cannot be written (No space left on device); make room there, or name another folder"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "there"]
+
+
+def test_the_folder_where_one_stands_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = native(tf1_files.pretrained(MODEL), tmp_path / "source")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    assert convert(source, ".", "--to", "tf1").code == 0
+    assert formats.recognised(str(tmp_path / "there")) == "tf1"
+    monkeypatch.chdir(tmp_path)
+    assert refused(source, ".", "--to", "tf1") == f"{tmp_path} is there already; name a folder that is not, or is empty"
+    long = tmp_path / ("a" * 300)
+    assert refused(source, long, "--to", "tf1") == (
+        f"{long} cannot be written (File name too long); name another folder"
+    )
+
+
+@contextlib.contextmanager
+def full_from(size: int) -> Iterator[None]:
+    """As on a disk on which no file has room for more bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", formats.MODULES)
+def test_a_full_disk_is_one_line(name: str, tmp_path: Path) -> None:
+    source = native(tf1_files.pretrained(MODEL), tmp_path / "source")
+    with full_from(2000):
+        told = refused(source, tmp_path / "new", "--to", name)
+    assert re.fullmatch(
+        rf"{tmp_path}/new cannot be written \(.*File too large.*\); make room there, or name another folder", told
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 @pytest.mark.parametrize(

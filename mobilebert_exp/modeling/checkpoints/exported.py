@@ -16,6 +16,7 @@ import tensorflow as tf
 from mobilebert_exp.config import LayerLoop
 from mobilebert_exp.modeling.block import dense, plain_gradients
 from mobilebert_exp.modeling.checkpoints import companions
+from mobilebert_exp.modeling.checkpoints.prefixes import writing
 from mobilebert_exp.modeling.checkpoints.weights import Weights, model_of
 from mobilebert_exp.modeling.encoder import MobileBertEncoder
 
@@ -57,7 +58,7 @@ def serving(weights: Weights, folder: Path) -> None:
             found["scores" if is_score else "probabilities"] = logits_BC if is_score else tf.nn.softmax(logits_BC)
         return found or {"sequence_output": encoded.sequence_BLH, "pooled_output": encoded.pooled_BH}
 
-    with tokenization(exported, weights), plain_gradients():
+    with writing(), tokenization(exported, weights), plain_gradients():
         tf.saved_model.save(exported, str(folder), signatures={"serving_default": serve})
 
 

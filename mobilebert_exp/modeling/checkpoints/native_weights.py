@@ -87,7 +87,7 @@ def write(weights: Weights, folder: Path) -> None:
     from mobilebert_exp.modeling.checkpoints import native
 
     assert weights.model is not None, "filled in by whoever converts"
-    with whole_folder(folder) as partial, tf.device("/CPU:0"):
+    with whole_folder(folder) as partial, prefixes.writing(), tf.device("/CPU:0"):
         checkpoints = partial / location.FOLDER
         checkpoints.mkdir()
         prefix = manifest.prefix_of(checkpoints, step=0)

@@ -69,11 +69,27 @@ def reading(prefix: Path) -> Iterator[None]:
         raise unreadable(prefix, problem) from None
 
 
+@contextmanager
+def writing() -> Iterator[None]:
+    """What TensorFlow raises inside the block of a place that cannot be written is an OSError, as Python's own is."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as problem:
+        raise OSError(0, _reason(problem)) from None
+
+
 def unreadable(prefix: Path, problem: Exception) -> CheckpointError:
-    """What TensorFlow says of a file, without the long paths that it puts before it."""
-    line = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
-    reason = line.split("; ")[-1].partition(" [Op:")[0].replace(f"{prefix}.", "")[:200]
+    """What TensorFlow says of a file."""
+    reason = _reason(problem).replace(f"{prefix}.", "")
     return CheckpointError(f"checkpoint {prefix} cannot be read ({reason}); choose another")
+
+
+def _reason(problem: Exception) -> str:
+    """What TensorFlow says, without the long paths that it puts before it."""
+    line = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+    return line.split("; ")[-1].partition(" [Op:")[0][:200]
 
 
 def _index(prefix: Path) -> bytes:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from mobilebert_exp.modeling.block import dense, plain_gradients
 from mobilebert_exp.modeling.checkpoints import exported
 from mobilebert_exp.modeling.checkpoints.exported import Exported, specs, tokenization
+from mobilebert_exp.modeling.checkpoints.prefixes import writing
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.pretrainer import masked_lm_scores
 
@@ -31,7 +32,7 @@ Tensors = Mapping[str, tf.Tensor]
 def save(weights: Weights, folder: Path) -> None:
     """Fills a folder with the SavedModel; `mlm` is there if the weights have that head."""
     reusable = _Reusable(weights)
-    with tokenization(reusable, weights), plain_gradients():
+    with writing(), tokenization(reusable, weights), plain_gradients():
         _trace(reusable, INPUTS)
         if reusable.mlm is not None:
             _trace(reusable.mlm, (*INPUTS, POSITIONS))

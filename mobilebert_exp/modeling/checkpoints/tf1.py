@@ -21,7 +21,7 @@ from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.files import whole_folder, write_text
 from mobilebert_exp.modeling.checkpoints import companions
 from mobilebert_exp.modeling.checkpoints.names import LAYER, NORM, Kind, Part, embedding_parts, parts_of_block
-from mobilebert_exp.modeling.checkpoints.prefixes import STATE_FILE, is_object_based, prefix_of, reading
+from mobilebert_exp.modeling.checkpoints.prefixes import STATE_FILE, is_object_based, prefix_of, reading, writing
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.variables import STACKED
 
@@ -256,20 +256,17 @@ def _save(prefix: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     parts = _parts(tensors)
     prefixes = [f"{prefix}-part{number}" for number in range(len(parts))]
-    try:
-        with tf.device("/CPU:0"):
-            for part, names in zip(prefixes, parts, strict=True):
-                tf.raw_ops.SaveV2(
-                    prefix=part,
-                    tensor_names=names,
-                    shape_and_slices=[""] * len(names),
-                    tensors=[np.ascontiguousarray(tensors[name]) for name in names],
-                )
-            tf.raw_ops.MergeV2Checkpoints(
-                checkpoint_prefixes=prefixes, destination_prefix=str(prefix), delete_old_dirs=False
+    with writing(), tf.device("/CPU:0"):
+        for part, names in zip(prefixes, parts, strict=True):
+            tf.raw_ops.SaveV2(
+                prefix=part,
+                tensor_names=names,
+                shape_and_slices=[""] * len(names),
+                tensors=[np.ascontiguousarray(tensors[name]) for name in names],
             )
-    except tf.errors.OpError as problem:
-        raise OSError(0, next(iter(str(problem).splitlines()), "TensorFlow gave no reason")) from None
+        tf.raw_ops.MergeV2Checkpoints(
+            checkpoint_prefixes=prefixes, destination_prefix=str(prefix), delete_old_dirs=False
+        )
 
 
 def _parts(tensors: Mapping[str, np.ndarray]) -> list[list[str]]:

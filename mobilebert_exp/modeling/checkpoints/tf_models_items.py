@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from mobilebert_exp.modeling.checkpoints import tf_models_paths
+from mobilebert_exp.modeling.checkpoints.prefixes import writing
 from mobilebert_exp.modeling.checkpoints.tf_models_paths import Place
 from mobilebert_exp.modeling.checkpoints.weights import Weights, model_of
 from mobilebert_exp.modeling.pretrainer import PretrainingModel
@@ -26,7 +27,7 @@ def save(weights: Weights, prefix: Path) -> None:
 
     heads = [name for name in weights.values if name.startswith("heads/")]
     places = [*tf_models_paths.encoder_places(config), *tf_models_paths.head_places(config, heads)]
-    with tf.device("/CPU:0"):
+    with writing(), tf.device("/CPU:0"):
         tf.train.Checkpoint(**_items(places, leaf)).save(str(prefix))
 
 
