@@ -100,7 +100,10 @@ def test_layer_norms_of_theirs_are_computed_as_there(tmp_path: Path) -> None:
         ),
         ({"num_feedforward_networks": 10**12}, "num_feedforward_networks=1000000000000, and the weights beside it hav"),
         ({"mobilebert_exp": 3}, "mobilebert_exp is no mapping; remove it"),
-        ({"mobilebert_exp": {"layer_loop": "spiral"}}, "it describes no model that can be had here ('spiral')"),
+        (
+            {"mobilebert_exp": {"layer_loop": "spiral"}},
+            "it describes no model that can be had here (model.layer_loop=spiral is not one of ",
+        ),
         ({"mobilebert_exp": {"hugging_face_norms": 1}}, "mobilebert_exp.hugging_face_norms is of another type than"),
     ],
 )

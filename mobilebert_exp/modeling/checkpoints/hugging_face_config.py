@@ -111,7 +111,7 @@ def _with_own(file: Path, model: Mapping[str, object], own: Mapping[str, object]
             raise _fault(file, f"{OURS}.{wrong[0]} is of another type than {typed[wrong[0]]}; remove it")
         found = {**model, **{name: own[name] for name in names}}
         model_of(found)
-    except (ConfigError, KeyError) as problem:
+    except ConfigError as problem:
         raise _fault(file, f"it describes no model that can be had here ({problem}); name another") from None
     return found
 

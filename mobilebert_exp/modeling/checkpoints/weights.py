@@ -9,7 +9,9 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from mobilebert_exp.checks import require
 from mobilebert_exp.config import ModelConfig
+from mobilebert_exp.errors import ConfigError
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -47,10 +49,20 @@ def model_of(fields: Mapping[str, object]) -> ModelConfig:
     """The architecture in the fields of `Weights.model`; what has a default may be left out.
 
     Raises:
-      ConfigError: the fields do not go together.
+      ConfigError: a field is unknown, absent or of another type, or the fields do not go together.
     """
     kinds = get_type_hints(ModelConfig)
-    typed: dict[str, Any] = {
-        name: kinds[name][value] if isinstance(kinds[name], enum.EnumType) else value for name, value in fields.items()
-    }
-    return ModelConfig(**typed)
+    typed: dict[str, Any] = {}
+    for name, value in fields.items():
+        kind = kinds.get(name)
+        if kind is None:
+            raise ConfigError(f"model.{name} is not a field of a model; the checkpoint may be of a newer version")
+        if isinstance(kind, enum.EnumMeta):
+            words = list(kind.__members__)
+            require(value in words, f"model.{name}={value} is not one of {', '.join(words)}; choose one")
+            value = kind[str(value)]
+        typed[name] = value
+    try:
+        return ModelConfig(**typed)
+    except TypeError as problem:
+        raise ConfigError(f"the fields of the model cannot be meant ({problem}); mend them") from None
