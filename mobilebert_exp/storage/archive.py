@@ -53,7 +53,7 @@ class _Bounded(tarfile.TarInfo):
     """A member whose headers are read only if they are of a size that headers have."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         found = super().frombuf(buf, encoding, errors)
         if found.type in _HEADERS and not 0 <= found.size <= MOST_HEADER_BYTES:
             raise _LongHeader(f"a header of {found.size:,} bytes")
