@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -131,11 +132,30 @@ def test_embeddings_as_wide_as_the_model_leave_nothing_for_the_extra_table(tmp_p
     there_and_back(tmp_path / "there", weights)
 
 
-def test_a_checkpoint_alone_tells_heads_and_norms(tmp_path: Path) -> None:
+def test_a_checkpoint_alone_tells_its_heads(tmp_path: Path) -> None:
     config = narrow("base", layers=1)
     folder = written(tmp_path / "there", invented(config))
     (folder / "bert_config.json").unlink()
-    assert tf_models.read(folder).model == {"num_heads": 4, "normalization": "layer_norm"}
+    assert tf_models.read(folder).model == {"num_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": 8}, "has num_heads=4, and the model's file beside it says 8"),
+        ({"normalization_type": "layer_norm"}, "has normalization=no_norm, and the model's file beside it says layer_"),
+    ],
+)
+def test_a_file_that_contradicts_the_objects_is_refused(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    folder = written(tmp_path / "there", invented(narrow("opt", layers=1)))
+    theirs = tf.train.Checkpoint(**restored(folder).checkpoint_items).save(str(tmp_path / "theirs" / "ckpt"))
+    file = Path(shutil.copy(folder / "bert_config.json", tmp_path / "theirs"))
+    assert (tf_models.read(Path(theirs)).model or {})["normalization"] == "no_norm"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=message):
+        tf_models.read(Path(theirs))
 
 
 def test_the_pooler_serves_their_head_for_next_sentences(tmp_path: Path) -> None:

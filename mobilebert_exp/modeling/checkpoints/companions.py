@@ -34,6 +34,21 @@ def architecture(folder: Path) -> Mapping[str, object] | None:
         raise CheckpointError(str(problem)) from None
 
 
+def agreeing(told: Mapping[str, object], stated: Mapping[str, object] | None, *, source: Path) -> Mapping[str, object]:
+    """What a checkpoint tells of its architecture by itself, and what the model's file beside it states.
+
+    Raises:
+      CheckpointError: they contradict each other.
+    """
+    for name, value in told.items():
+        if stated is not None and name in stated and stated[name] != value:
+            raise CheckpointError(
+                f"checkpoint {source} has {name}={value}, and the model's file beside it says {stated[name]}; "
+                "put the right file there"
+            )
+    return {**told, **(stated or {})}
+
+
 def _is_original(file: Path) -> bool:
     """By its keys: what Hugging Face writes bears others, and so do the records of a run."""
     try:

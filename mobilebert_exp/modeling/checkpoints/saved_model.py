@@ -29,7 +29,7 @@ def read(path: Path) -> Weights:
     """The weights among a SavedModel's variables, and its vocabulary: ours, one of tf-models, or one of TensorFlow 1.
 
     Raises:
-      CheckpointError: it is damaged, or holds no MobileBERT.
+      CheckpointError: it is damaged, or holds no MobileBERT, or another than the record beside it says.
     """
     prefix = path / "variables" / "variables"
     if not Path(f"{prefix}.index").is_file():
@@ -41,9 +41,10 @@ def read(path: Path) -> Weights:
     stated = bool(graph.value(lower_case)) if lower_case is not None and graph.is_variable(lower_case) else None
     is_ours = graph.find(ROOT, ("encoder", "weights")) is not None
     found, record = _ours(graph) if is_ours else tf_models.collect(graph), _record(path)
+    stated_model = {name: value for name, value in record.items() if name != HEAD}
     return replace(
         found,
-        model={**(found.model or {}), **{name: value for name, value in record.items() if name != HEAD}} or None,
+        model=companions.agreeing(found.model or {}, stated_model, source=path) or None,
         head=str(record.get(HEAD, "")),
         vocabulary=_vocabulary(path),
         lower_case=stated,

@@ -205,13 +205,8 @@ def _model(prefix: Path, sources: Mapping[str, list[_Source]]) -> Mapping[str, o
             "which normalization it has; choose a whole one"
         )
     normalization = "no_norm" if f"/{PLAIN_NORM}/" in norm.name else "layer_norm"
-    model = companions.architecture(prefix.parent)
-    if model is not None and model["normalization"] != normalization:
-        raise CheckpointError(
-            f"checkpoint {prefix} calls its norms {norm.name}, which is {normalization}, and the model's file beside "
-            f"it says normalization_type={model['normalization']}; put the right file there"
-        )
-    return {"normalization": normalization} if model is None else model
+    told = {"normalization": normalization}
+    return companions.agreeing(told, companions.architecture(prefix.parent), source=prefix)
 
 
 def write(weights: Weights, folder: Path) -> None:

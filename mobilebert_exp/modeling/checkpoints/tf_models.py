@@ -33,13 +33,13 @@ def read(path: Path) -> Weights:
     """What the checkpoint holds, and the model's file and the vocabulary that lie beside it.
 
     Raises:
-      CheckpointError: it is torn, or holds no MobileBERT, or several.
+      CheckpointError: it is torn, or holds no MobileBERT, or several, or another than the model's file says.
     """
     prefix = prefixes.prefix_of(path)
     assert prefix is not None, "recognised"
     found, folder = collect(ObjectGraph(prefix)), prefix.parent
-    beside = companions.architecture(folder)
-    return replace(found, model={**(found.model or {}), **(beside or {})}, vocabulary=companions.vocabulary(folder))
+    model = companions.agreeing(found.model or {}, companions.architecture(folder), source=prefix)
+    return replace(found, model=model, vocabulary=companions.vocabulary(folder))
 
 
 def write(weights: Weights, folder: Path) -> None:
@@ -83,8 +83,8 @@ def _told(graph: ObjectGraph, encoder: int) -> dict[str, object]:
     norm = graph.find(encoder, (*block, *tf_models_paths.block_path("attention/norm")))
     query = graph.find(encoder, (*block, *tf_models_paths.block_path("attention/query"), "bias"))
     found: dict[str, object] = {}
-    if norm is not None:  # NoNorm holds its gamma as `scale` too
-        found["normalization"] = "no_norm" if "scale" in graph.names(norm) else "layer_norm"
+    if norm is not None and "scale" in graph.names(norm):  # as NoNorm holds its gamma too; ours are written without
+        found["normalization"] = "no_norm"
     if query is not None and graph.is_variable(query):
         (found["num_heads"], *_) = graph.value(query).shape or (1,)
     return found
