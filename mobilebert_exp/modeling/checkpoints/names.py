@@ -10,9 +10,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from mobilebert_exp.config import ModelConfig
-from mobilebert_exp.modeling.variables import shares_query_key
-
 LAYER = "{layer}"  # stands for the number of a layer, from 0
 NORM = "{norm}"  # LayerNorm in TensorFlow 1, or FakeLayerNorm where it only scales and shifts
 
@@ -45,13 +42,13 @@ def embedding_parts() -> list[Part]:
     ]
 
 
-def block_parts(config: ModelConfig) -> list[Part]:
-    """Those of one block, names below the layer's."""
-    return parts_of_block(networks=config.num_feedforward_networks, query_key_bottleneck=shares_query_key(config))
-
-
 def parts_of_block(*, networks: int, query_key_bottleneck: bool) -> list[Part]:
-    """The same, for so many feed-forward networks, and with or without a bottleneck of queries and keys."""
+    """Those of one block, names below the layer's: so many feed-forward networks, queries and keys with a bottleneck.
+
+    Args:
+      networks: how many feed-forward networks the block has.
+      query_key_bottleneck: whether queries and keys have a bottleneck of their own.
+    """
     found = [*_projected("bottleneck_input", "bottleneck/input", "bottleneck.input")]
     if query_key_bottleneck:
         found += _projected("bottleneck_query_key", "bottleneck/attention", "bottleneck.attention")
