@@ -151,21 +151,26 @@ def _heads(weights: Weights, model: ModelConfig) -> Iterator[VariableSpec]:
 
 
 def _with_vocabulary(weights: Weights, named: str | None) -> Weights:
-    """The weights with the vocabulary that is named, if one is, and with the case that it is of.
+    """The weights with the vocabulary that is named, else with their own if it fits, and with the case that it is of.
 
     Raises:
       DataError: it is no vocabulary.
       ConfigError: it is that of another model.
     """
+    size = (weights.model or {})["vocab_size"]
     if named is not None:
         count = len(Tokenizer.from_file(named, lower_case=True).vocabulary)
-        size = (weights.model or {})["vocab_size"]
         if count != size:
             raise ConfigError(f"--vocab={named} has {count:,} entries, and the model {size}; name the model's own")
         weights = dataclasses.replace(weights, vocabulary=Path(named).expanduser().read_bytes(), lower_case=None)
-    if weights.vocabulary is None or weights.lower_case is not None:
+    if weights.vocabulary is None:
         return weights
-    pieces = weights.vocabulary.decode("utf-8", errors="replace").splitlines()
+    pieces = weights.vocabulary.decode("utf-8", errors="replace").removesuffix("\n").split("\n")
+    if len(pieces) != size:
+        log.warning("the vocabulary beside the checkpoint is left out: %d entries, and the model %s", len(pieces), size)
+        return dataclasses.replace(weights, vocabulary=None)
+    if weights.lower_case is not None:
+        return weights
     return dataclasses.replace(weights, lower_case=casing.is_lower_case(pieces))
 
 

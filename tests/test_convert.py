@@ -85,11 +85,12 @@ def forward(weights: Weights, model: ModelConfig) -> list[np.ndarray]:
     return [output.encoded.sequence_BLH.numpy(), output.masked_lm_BPV.numpy(), output.next_sentence_B2.numpy()]
 
 
-def round_trip(model: ModelConfig, folder: Path, *others: str) -> None:
+def round_trip(model: ModelConfig, folder: Path, *names: str) -> None:
     """From ours to each other format and back, heads of pre-training included."""
-    weights = dataclasses.replace(tf1_files.pretrained(model), vocabulary=VOCABULARY.encode())
+    others = (f"word{number}\n" for number in range((model.vocab_size or 0) - VOCABULARY.count("\n")))
+    weights = dataclasses.replace(tf1_files.pretrained(model), vocabulary=(VOCABULARY + "".join(others)).encode())
     source = native(weights, folder / "source", model=model)
-    for number, name in enumerate((*others, "native")):
+    for number, name in enumerate((*names, "native")):
         target = str(folder / f"{number}")
         ended = convert(source, target, "--to", name)
         assert ended.code == 0, ended.err
@@ -171,6 +172,15 @@ def test_the_vocabulary_goes_along_or_is_named(tmp_path: Path) -> None:
     assert refused(source, tmp_path / "other", "--to", "tf1", *named) == (
         f"--vocab={tmp_path}/words.txt has 24 entries, and the model 23; name the model's own"
     )
+
+
+def test_a_vocabulary_of_another_model_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = native(tf1_files.pretrained(MODEL), tmp_path / "source")
+    (tmp_path / "source" / "vocab.txt").write_text(VOCABULARY + "zz\n", encoding="utf-8")
+    ended = convert(source, tmp_path / "there", "--to", "tf1")
+    assert ended.code == 0 and "without a vocabulary" in ended.out
+    assert "the vocabulary beside the checkpoint is left out: 24 entries, and the model 23" in caplog.text
+    assert not (tmp_path / "there" / "vocab.txt").exists()
 
 
 def test_a_native_folder_is_what_init_checkpoint_takes(tmp_path: Path) -> None:
