@@ -17,8 +17,8 @@ from benchmarks.processes import require, seconds_of, seconds_until
 from mobilebert_exp import compose, registry
 from mobilebert_exp.config import leaves
 from mobilebert_exp.data import starter, vocabulary
+from mobilebert_exp.tasks._starter import StarterConfig
 from mobilebert_exp.tasks.base import Split
-from mobilebert_exp.tasks.squad import StarterConfig
 
 ROUNDS = 3
 TARGET = 2.5

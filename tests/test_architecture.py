@@ -46,6 +46,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "tasks._classification": ("task part", {"data", "sources", "modeling", "task interface"}),  # what some tasks share
     "tasks._pretraining": ("task part", {"data", "sources", "modeling", "task interface"}),
     "tasks._budget": ("task part", {"data", "sources", "modeling", "task interface"}),
+    "tasks._starter": ("task part", {"data", "sources", "modeling", "task interface"}),
     "tasks": ("tasks", {"data", "sources", "modeling", "task interface", "task part"}),
     "data.pipeline": ("pipeline", {"data", "task interface"}),
     "tracking.base": ("tracker interface", set()),

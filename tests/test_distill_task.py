@@ -27,6 +27,7 @@ SMALL = [
 ]  # fmt: skip
 DATA = [
     "task.starter.train_articles=40", "task.starter.dev_articles=8", "task.starter.vocabulary_size=300",
+    "task.starter.vocabulary_articles=40",
     "task.max_seq_length=32", "task.max_predictions_per_seq=5", "task.dupe_factor=1",
     "task.global_batch_size=8", "task.eval_batch_size=8", "task.optimizer.warmup_steps=2",
     "hardware.steps_per_loop=3", "tracking=none",
@@ -86,6 +87,33 @@ def test_a_student_learns_from_a_teacher(teacher: Path) -> None:
     assert not any("teacher" in name or "lesson" in name for name in saved), "the teacher is no part of a checkpoint"
     assert any("train/hidden/layer_01" in str(line) for line in lines)
     assert any("train/taught_loss" in str(line) for line in lines)
+
+
+def test_the_student_is_fine_tuned_on_the_embedded_questions(teacher: Path) -> None:
+    """The last command of the documentation's three: the same words have the same numbers."""
+    folder = folder_of(teacher)
+    assert ran(*STUDENT, f"task.teacher_checkpoint={teacher}", "trainer.max_steps=2", "seed=4", folder=folder).code == 0
+    articles = [each for each in DATA if each.startswith("task.starter.") and "vocabulary_articles" not in each]
+    ended = ran(
+        *("+preset=starter", *SMALL, *articles, "tracking=none", "trainer.max_steps=2", "task.global_batch_size=8"),
+        f"init.checkpoint={result(folder, 'distill')['run_dir']}",
+        folder=folder,
+    )
+    assert ended.code == 0, ended.err
+    assert result(folder, "squad_v1")["state"] == "FINISHED"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_texts_and_questions_share_a_vocabulary(seed: int, tmp_path: Path) -> None:
+    same = ["task.starter.vocabulary_size=300", f"task.starter.seed={seed}", f"cache_dir={tmp_path}"]
+    pretraining = compose(["+preset=micro_teacher", "task.starter.vocabulary_articles=30", *same])
+    questions = compose(["+preset=starter", "task.starter.train_articles=30", *same])
+    digests = [dict(registry.create_task(each).digests([]))["vocabulary"] for each in (pretraining, questions)]
+    assert digests[0] == digests[1]
+    assert len(list((tmp_path / "starter").rglob("vocab.txt"))) == 1, "made once"
+    defaults = [compose([f"+preset={name}"]).task.starter for name in ("micro_teacher", "starter")]  # type: ignore[attr-defined]
+    assert defaults[0].vocabulary_articles == defaults[1].train_articles
+    assert (defaults[0].seed, defaults[0].vocabulary_size) == (defaults[1].seed, defaults[1].vocabulary_size)
 
 
 def test_what_rests_in_transfer_is_the_teacher_s(teacher: Path) -> None:

@@ -29,6 +29,7 @@ from mobilebert_exp.tasks.base import Split
 
 SMALL = [
     *("+preset=micro_teacher", "tracking=none", "task.starter.train_articles=60", "task.starter.dev_articles=12"),
+    "task.starter.vocabulary_articles=60",
     *("task.starter.vocabulary_size=400", "task.global_batch_size=16", "task.dupe_factor=2"),
     *("task.max_seq_length=48", "task.max_predictions_per_seq=8", "task.optimizer.warmup_steps=5"),
     *(

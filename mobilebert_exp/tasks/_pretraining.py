@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.checks import at_least, require
 from mobilebert_exp.config import ModelConfig, TaskConfig
-from mobilebert_exp.data import cache, casing, sources, starter, vocabulary
+from mobilebert_exp.data import cache, casing, sources, starter
 from mobilebert_exp.data.pretraining import inputs
 from mobilebert_exp.data.pretraining.settings import BadBytes, Settings, check
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import MissingDataError
 from mobilebert_exp.metrics import check_finite
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, pretraining_variables
+from mobilebert_exp.tasks import _starter
 from mobilebert_exp.tasks.base import Column, Evaluation, Features, Phase, Rates, Split
 
 if TYPE_CHECKING:
@@ -36,12 +37,16 @@ EPOCHS = TaskConfig.__dataclass_fields__["num_train_epochs"].default
 
 @dataclass(kw_only=True, slots=True)
 class StarterConfig:
-    """The embedded articles, as texts: `paragraphs` of one make a document."""
+    """The embedded articles, as texts: `paragraphs` of one make a document.
+
+    The vocabulary is that of `vocabulary_articles` articles with their questions, as task=squad_v1 makes it.
+    """
 
     seed: int = 0
     train_articles: int = 6000
     dev_articles: int = 300
     paragraphs: int = 3
+    vocabulary_articles: int = 10_000
     vocabulary_size: int = 2048
 
 
@@ -270,7 +275,12 @@ class Pretraining:
         if config.vocab_file is not None:
             path = sources.fetched(config.vocab_file, cache_dir=self._cache_dir)
         elif self._is_starter:
-            path = self._starter_folder / "vocab.txt"
+            given = config.starter
+            articles = _starter.StarterConfig(
+                seed=given.seed, train_articles=given.vocabulary_articles, vocabulary_size=given.vocabulary_size
+            )
+            folder = _starter.folder(articles, version_2=False, cache_dir=self._cache_dir)
+            path = folder / _starter.VOCABULARY_FILE
         elif self._data_root is not None:
             path = sources.find(
                 casing.VOCABULARIES[config.lower_case], data_root=self._data_root, cache_dir=self._cache_dir
@@ -286,7 +296,7 @@ class Pretraining:
 
     @functools.cached_property
     def _starter_folder(self) -> Path:
-        """The generated articles as texts, and the vocabulary of the train part."""
+        """The generated articles as texts."""
         settings = self.config.starter
 
         def build(folder: Path) -> dict[str, Any]:
@@ -298,10 +308,6 @@ class Pretraining:
                 )
                 text = "\n\n".join("\n".join(sentences) for sentences in documents)
                 (folder / f"{split.value}.txt").write_text(text + "\n", encoding="utf-8")
-                if split is Split.train:
-                    sentences = (sentence for document in documents for sentence in document)
-                    pieces = vocabulary.train(sentences, size=settings.vocabulary_size)
-                    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
             return {}
 
         key = {"starter texts": dataclasses.asdict(settings)}

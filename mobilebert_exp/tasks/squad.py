@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.config import ModelConfig, TaskConfig
-from mobilebert_exp.data import cache, casing, sources, squad, squad_features, starter, vocabulary
+from mobilebert_exp.data import cache, casing, sources, squad, squad_features
 from mobilebert_exp.data.progress import BuildProgress
 from mobilebert_exp.data.squad import SquadExample
 from mobilebert_exp.data.squad_features import Counts, Sizes
@@ -25,47 +25,16 @@ from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError, DataError, MissingDataError, UserError
 from mobilebert_exp.metrics import SquadScore, check_finite
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
+from mobilebert_exp.tasks import _starter
+from mobilebert_exp.tasks._starter import StarterConfig
 from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-BASELINE_FILE = "relation_baseline.json"
 MAIN_METRICS = {False: ("f1", "exact_match"), True: ("f1", "exact", "best_f1", "best_exact")}  # by v2.0
 SPECIAL_TOKENS = 3  # [CLS] question [SEP] paragraph [SEP]
-
-
-@dataclass(kw_only=True, slots=True)
-class StarterConfig:
-    """The embedded articles: how many, and how hard. See `data.starter.Recipe` for what the shares and counts mean."""
-
-    seed: int = 0
-    train_articles: int = 10_000
-    dev_articles: int = 500
-    vocabulary_size: int = 2048
-    max_people: int = 3
-    min_sentences: int = 4
-    max_sentences: int = 6
-    min_questions: int = 2
-    max_questions: int = 4
-    relations: int = 12
-    values: int = 60
-    first_names: int = 200
-    lookup_share: float = 0.5
-    unanswerable_share: float = 0.5
-
-    def recipe(self) -> starter.Recipe:
-        return starter.Recipe(
-            people=(2, self.max_people),
-            sentences=(self.min_sentences, self.max_sentences),
-            questions=(self.min_questions, self.max_questions),
-            relations=self.relations,
-            values=self.values,
-            first_names=self.first_names,
-            lookup_share=self.lookup_share,
-            unanswerable_share=self.unanswerable_share,
-        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -244,7 +213,7 @@ class Squad:
             graded = [example for example in examples if example.kind == kind]
             found[f"{kind}_f1"] = self._scored(graded, predictions).result()["f1"]
         if self._is_starter and split is Split.dev:
-            baseline = json.loads((self._starter_folder / BASELINE_FILE).read_text(encoding="utf-8"))
+            baseline = json.loads((self._starter_folder / _starter.BASELINE_FILE).read_text(encoding="utf-8"))
             found["baseline_f1"] = self._scored(examples, baseline).result()["f1"]
         return found
 
@@ -310,7 +279,7 @@ class Squad:
         elif self._data_root is not None:
             path = self._found(casing.VOCABULARIES[config.lower_case], key="task.vocab_file")
         elif self._is_starter:
-            path = self._starter_folder / "vocab.txt"
+            path = self._starter_folder / _starter.VOCABULARY_FILE
         else:
             raise ConfigError(
                 "task.vocab_file is not set; name the WordPiece vocabulary that goes with task.train_file"
@@ -339,25 +308,5 @@ class Squad:
     @functools.cached_property
     def _starter_folder(self) -> Path:
         """The generated articles as SQuAD files, with the vocabulary of the train part and the baseline's answers."""
-        settings = self.config.starter
-        version_2 = self.config.version_2_with_negative
-        recipe = settings.recipe()
-
-        def build(folder: Path) -> dict[str, Any]:
-            made = {
-                split: starter.generate(
-                    seed=settings.seed, articles=articles, version_2=version_2, split=split.value, recipe=recipe
-                )
-                for split, articles in ((Split.train, settings.train_articles), (Split.dev, settings.dev_articles))
-            }
-            for split, data in made.items():
-                (folder / f"{split.value}.json").write_text(json.dumps(data), encoding="utf-8")
-            pieces = vocabulary.train(starter.texts(made[Split.train]), size=settings.vocabulary_size)
-            (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-            (folder / BASELINE_FILE).write_text(
-                json.dumps(starter.relation_baseline(made[Split.dev])), encoding="utf-8"
-            )
-            return {}
-
-        key = {"starter": asdict(settings), "version": self.config.version}
-        return cache.cached(self._cache_dir / "starter", key=key, build=build)[0]
+        config = self.config
+        return _starter.folder(config.starter, version_2=config.version_2_with_negative, cache_dir=self._cache_dir)
