@@ -224,8 +224,25 @@ def test_a_plan_tells_every_turn(tmp_path: Path) -> None:
         assert row in rows, row
     turns = [row for row in rows if row.startswith("layer ")]
     assert len(turns) == 24
-    assert any(row.startswith("layer 24 steps 230,001 to 240,000 by the teacher's 24; ") for row in turns)
+    last = f"layer 24 steps 230,001 to 240,000 by the teacher's 24; {10_000 * 2048 * 512:,} tokens; "
+    assert any(row.startswith(last) for row in turns)
     assert not list(tmp_path.rglob("*.tfrecord"))
+
+
+def test_a_plan_tells_what_would_run(tmp_path: Path) -> None:
+    """`trainer.max_steps` ends it in the third turn: the operations are those of these turns alone."""
+    recipe = ["task=distill", "hardware=tpu_v3_256", "mode=plan"]
+    ended = ran(*recipe, "trainer.max_steps=24000", folder=tmp_path)
+    assert ended.code == 0, ended.err
+    rows = [" ".join(line.split()) for line in ended.out.partition("\nplan\n")[2].splitlines()]
+    turns = [row for row in rows if row.startswith("layer ")]
+    assert [row.split()[1] for row in turns] == ["1", "2", "3"]
+    third = f"layer 3 steps 20,001 to 24,000 by the teacher's 3; {4000 * 2048 * 512:,} tokens; "
+    assert turns[-1].startswith(third)
+    told = [float(row.rpartition("; ")[2].split()[0]) for row in turns]
+    shown = {row.split()[0]: float(row.split()[1]) for row in rows if row.startswith("FLOPs ")}
+    assert shown["FLOPs"] == pytest.approx(sum(told), rel=0.01)
+    assert "pre-training distillation 0.00e+00" in rows
 
 
 @pytest.mark.parametrize("override", ["model=micro", "model=tiny"])

@@ -37,7 +37,7 @@ def run(job: Job) -> Outcome:
         *((EXAMPLES[split], f"{count:,}") for split, count in examples.items()),
         *_steps(phases, num_examples=examples.get(Split.train)),
         *_batches(phases, config),
-        *(job.task.plan(config) if isinstance(job.task, Demanding) else []),
+        *(job.task.plan(config, phases=[each.phase for each in phases]) if isinstance(job.task, Demanding) else []),
     ]
     width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns))
     text = "\n".join([*_configuration(config, width=width), "", "plan", *_table(rows)])

@@ -37,11 +37,9 @@ class Budget:
     micro_batch: int | None
     dtype: DType
 
-    def rows(self, phases: Sequence[Phase]) -> Rows:
-        """What a plan shows: `phases` are KT, if it has a phase of its own, and the rounds of PD."""
-        has_transfer = self.config.strategy is not Strategy.auxiliary and self.config.steps > 0
-        taught, answered = (phases[:1], phases[1:]) if has_transfer else ([], phases)
-        turns = self._turns(taught[0]) if taught else []
+    def rows(self, *, taught: Sequence[Phase], answered: Sequence[Phase]) -> Rows:
+        """What a plan shows of the phases that would run: those of KT, and the rounds of PD."""
+        turns = [turn for phase in taught for turn in self._turns(phase)]
         answering = sum(each.steps * each.global_batch_size * self._answer(each) for each in answered)
         transferring = sum(flops for _, _, flops in turns)
         count = parameters([*encoder_variables(self.teacher), *pretraining_variables(self.teacher)])
@@ -52,7 +50,7 @@ class Budget:
             ("FLOPs", f"{transferring + answering:.2e}"),
             ("  knowledge transfer", f"{transferring:.2e}"),
             ("  pre-training distillation", f"{answering:.2e}"),
-            *self._memory(max(phases, key=lambda each: each.max_seq_length).max_seq_length),
+            *self._memory(max(each.max_seq_length for each in (*taught, *answered))),
         ]
 
     @property
@@ -70,14 +68,16 @@ class Budget:
         if self.config.strategy is not Strategy.progressive:
             each = TRAINED * costs.encoder_flops(self.student, length=length)
             each += costs.encoder_flops(self.teacher, length=length)
-            return [("  all layers", f"steps 1 to {phase.steps:,}", float(examples * each))]
+            steps = f"steps 1 to {phase.steps:,}; {examples * length:,} tokens"
+            return [("  all layers", steps, float(examples * each))]
         turn = transfer.steps_per_layer(self.config, layers=layers)
         found = []
         for layer, matching in enumerate(self._matching):
             first, last = layer * turn, min((layer + 1) * turn, phase.steps)
             if last > first:
-                steps = f"steps {first + 1:,} to {last:,} by the teacher's {matching + 1}"
-                flops = (last - first) * phase.global_batch_size * self._turn(layer, matching, length=length)
+                seen = (last - first) * phase.global_batch_size
+                steps = f"steps {first + 1:,} to {last:,} by the teacher's {matching + 1}; {seen * length:,} tokens"
+                flops = seen * self._turn(layer, matching, length=length)
                 found.append((f"  layer {layer + 1}", steps, float(flops)))
         return found
 

@@ -233,8 +233,8 @@ class Demanding(Protocol):
     def check_model(self, model: ModelConfig) -> None:
         """Raises ConfigError where `model`, its vocabulary known, does not fit; opens no file."""
 
-    def plan(self, config: ExperimentConfig) -> Sequence[tuple[str, str]]:
-        """Names and values for `mode=plan` to show beside its own; loads no TensorFlow."""
+    def plan(self, config: ExperimentConfig, *, phases: Sequence[Phase]) -> Sequence[tuple[str, str]]:
+        """Names and values for `mode=plan` to show beside its own, of the phases that run; loads no TensorFlow."""
 
 
 @runtime_checkable

@@ -148,7 +148,7 @@ class Distillation(_pretraining.Pretraining):
             *answering,
         ]
 
-    def plan(self, config: ExperimentConfig) -> Sequence[tuple[str, str]]:
+    def plan(self, config: ExperimentConfig, *, phases: Sequence[Phase]) -> Sequence[tuple[str, str]]:
         own, replicas, parts = self.config, config.hardware.num_replicas, config.trainer.gradient_accumulation_steps
         budget = Budget(
             student=config.model,
@@ -159,7 +159,8 @@ class Distillation(_pretraining.Pretraining):
             micro_batch=None if replicas is None else own.global_batch_size // replicas // parts,
             dtype=config.hardware.dtype,
         )
-        return budget.rows([phase for phase in self.phases() if phase.steps])
+        taught = [phase for phase in phases if isinstance(phase.objective, KnowledgeTransfer)]
+        return budget.rows(taught=taught, answered=[phase for phase in phases if phase not in taught])
 
     def _answering(self, phase: Phase) -> Phase:
         name = "pre-training distillation" if self.config.ground_truth_ratio < 1 else phase.name
