@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from mobilebert_exp.config import ExperimentConfig, Mode, leaves
 from mobilebert_exp.errors import ConfigError, DataError
-from mobilebert_exp.tasks.base import Split, Task
+from mobilebert_exp.tasks.base import Split, Task, Taught
 from mobilebert_exp.tracking import provenance, states
 
 READS = {  # what a mode reads; plan reads nothing here, and prepare what there is
@@ -30,7 +30,8 @@ def of(config: ExperimentConfig, digests: Mapping[str, str]) -> str:
 def digests(config: ExperimentConfig, task: Task) -> dict[str, str]:
     """Of the vocabulary and the files that the mode reads; of other files none is looked for, or fetched."""
     if config.mode is not Mode.prepare:
-        return dict(task.digests(READS[config.mode]))
+        read = dict(task.digests(READS[config.mode]))  # first: a teacher of other words is told by them
+        return {**read, **(task.teacher_digests() if config.mode is Mode.train and isinstance(task, Taught) else {})}
     found: dict[str, str] = {}
     for split in Split:
         with contextlib.suppress(ConfigError, DataError):  # the runner prepares what there is, and tells of the rest

@@ -16,9 +16,9 @@ import toy
 from command_line import Ended, here
 from test_training_loop import stopped
 
-from mobilebert_exp import registry
+from mobilebert_exp import identity, registry
 from mobilebert_exp.composition import compose
-from mobilebert_exp.config import ExperimentConfig
+from mobilebert_exp.config import ExperimentConfig, Mode
 from mobilebert_exp.tasks import distill
 
 SMALL = [
@@ -40,6 +40,10 @@ STUDENT = [
 ]  # fmt: skip
 
 
+# A student of the teacher's own shape, for which the teacher's run is a checkpoint of its own.
+SMALL_TEACHER = [
+    "model=micro_teacher", *SMALL, "model.intra_bottleneck_size=32", "model.initializer_range=0.05",
+]  # fmt: skip
 PARTS = ("embeddings/", "layers/", "heads/")
 
 
@@ -114,6 +118,27 @@ def test_texts_and_questions_share_a_vocabulary(seed: int, tmp_path: Path) -> No
     defaults = [compose([f"+preset={name}"]).task.starter for name in ("micro_teacher", "starter")]  # type: ignore[attr-defined]
     assert defaults[0].vocabulary_articles == defaults[1].train_articles
     assert (defaults[0].seed, defaults[0].vocabulary_size) == (defaults[1].seed, defaults[1].vocabulary_size)
+
+
+def test_a_student_is_judged_without_its_teacher(teacher: Path) -> None:
+    """Nothing but training looks for it, be it gone."""
+    folder = folder_of(teacher)
+    gone = "task.teacher_checkpoint=/no/such/run"
+    ended = ran(*STUDENT, "mode=evaluate", gone, f"init.checkpoint={teacher}", *SMALL_TEACHER, folder=folder)
+    assert ended.code == 0, ended.err
+    prepared = ran(*STUDENT, "mode=prepare", gone, folder=folder)
+    assert prepared.code == 0, prepared.err
+
+
+def test_only_training_takes_the_teacher_for_part_of_its_identity(teacher: Path) -> None:
+    config, _ = assembled(teacher)
+    found = {}
+    for mode in (Mode.train, Mode.evaluate, Mode.prepare):
+        task = registry.create_task(config)
+        init = dataclasses.replace(config.init, checkpoint="some/run" if mode is Mode.evaluate else None)
+        found[mode] = identity.digests(dataclasses.replace(config, mode=mode, init=init), task)
+        assert ("_teacher_weights" in vars(task)) is (mode is Mode.train), "read"
+    assert {mode for mode, digests in found.items() if "teacher" in digests} == {Mode.train}
 
 
 def test_what_rests_in_transfer_is_the_teacher_s(teacher: Path) -> None:

@@ -26,7 +26,7 @@ from mobilebert_exp.runners.progress import TrainingProgress
 from mobilebert_exp.runners.schedule import PlannedPhase, at, planned, unreached
 from mobilebert_exp.runners.strategy import create_strategy
 from mobilebert_exp.runners.summaries import Summaries
-from mobilebert_exp.tasks.base import Evaluation, Split
+from mobilebert_exp.tasks.base import Evaluation, Split, Taught
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ class _Training:
             0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
         self._module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
+        if isinstance(job.task, Taught):
+            job.task.learn_from_teacher(self._module, dtype=config.hardware.dtype.value)
         series = functools.partial(Series, model=config.model, head=job.task.head)
         self._newest = series(job.run_dir / native.FOLDER, keep=config.trainer.keep_checkpoints)
         self._best_one = series(job.run_dir / native.FOLDER / native.BEST, keep=1)

@@ -243,3 +243,17 @@ class Phased(Protocol):
 
     def phases(self) -> Sequence[Phase]:
         """Its phases, one after another under one global step; opens no file, loads no TensorFlow."""
+
+
+@runtime_checkable
+class Taught(Protocol):
+    """What a task offers beside `Task` if its training has a teacher, which no other mode looks at."""
+
+    def teacher_digests(self) -> Mapping[str, str]:
+        """sha256 of what training reads of it, by name; part of the run's identity."""
+
+    def learn_from_teacher(self, module: tf.Module, *, dtype: str) -> None:
+        """Reads the teacher; `module` is what `build` has returned, before it is given any weights but drawn ones.
+
+        `dtype` is that of the module's activations. Raises ConfigError or CheckpointError where there is no teacher.
+        """

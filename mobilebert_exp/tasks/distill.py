@@ -86,7 +86,7 @@ def create(config: Config, *, data_root: str | None, cache_dir: str) -> Distilla
 
 
 class Distillation(_pretraining.Pretraining):
-    """See `tasks.base.Task` and `tasks.base.Phased`."""
+    """See `tasks.base.Task`, `tasks.base.Phased`, `tasks.base.Demanding` and `tasks.base.Taught`."""
 
     config: Config
     lesson: Lesson
@@ -105,30 +105,30 @@ class Distillation(_pretraining.Pretraining):
         transfer.steps_per_layer(self.config.transfer, layers=model.num_layers)
 
     def digests(self, splits: Iterable[Split]) -> Mapping[str, str]:
-        wanted, words = list(splits), super().vocab_size
+        words = super().vocab_size
         if words != self.vocab_size:
             raise ConfigError(
                 f"task.teacher.vocab_size={self.vocab_size} and the vocabulary of the embedded articles has {words} "
                 "entries; name the teacher's own data with task.train_file, task.dev_file and task.vocab_file"
             )
-        found = super().digests(wanted)
-        if Split.train not in wanted:
-            return found
-        return {**found, "teacher": digest(self._teacher_weights[0])}
+        return super().digests(splits)
+
+    def teacher_digests(self) -> Mapping[str, str]:
+        return {"teacher": digest(self._teacher_weights[0])}
 
     def build(self, model: ModelConfig, *, seed: int, dtype: str) -> tf.Module:
-        """The student; where a teacher is named it starts with the teacher's embeddings and heads."""
+        self.student = model
+        return super().build(model, seed=seed, dtype=dtype)
+
+    def learn_from_teacher(self, module: Any, *, dtype: str) -> None:
+        """See `tasks.base.Taught`; the student starts with the teacher's embeddings and heads."""
         from mobilebert_exp.modeling import lesson
 
-        student: Any = super().build(model, seed=seed, dtype=dtype)
-        self.student = model
-        if self.config.teacher_checkpoint is not None:
-            teacher = self._teacher(dtype=dtype)
-            copied = lesson.begin_as(student, teacher)
-            log.info("the student starts with %d of the teacher's variables", len(copied))
-            matching = transfer.layer_map(self.config.transfer, student=model, teacher=self.config.teacher)
-            self.lesson = lesson.Lesson(teacher, matching=matching, config=self.config.transfer)
-        return student
+        config, teacher = self.config, self._teacher(dtype=dtype)
+        copied = lesson.begin_as(module, teacher)
+        log.info("the student starts with %d of the teacher's variables", len(copied))
+        matching = transfer.layer_map(config.transfer, student=self.student, teacher=config.teacher)
+        self.lesson = lesson.Lesson(teacher, matching=matching, config=config.transfer)
 
     def phases(self) -> Sequence[Phase]:
         config, answering = self.config, [self._answering(phase) for phase in super().phases()]
