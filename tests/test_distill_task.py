@@ -270,6 +270,16 @@ def test_a_plan_tells_what_would_run(tmp_path: Path) -> None:
     assert "pre-training distillation 0.00e+00" in rows
 
 
+def test_moments_that_begin_anew_are_not_corrected() -> None:
+    """A correction counts updates of the whole phase, not of the turn; PD keeps what is asked."""
+    config = compose(["+preset=micro_student", "cache_dir=nowhere"])
+    assert config.task.optimizer.bias_correction
+    task: Any = registry.create_task(config)
+    transferring, *_, answering = (phase.optimizer for phase in task.phases() if phase.optimizer)
+    assert not transferring.bias_correction
+    assert answering.bias_correction
+
+
 @pytest.mark.parametrize("override", ["model=micro", "model=tiny"])
 def test_another_student_may_be_named(override: str) -> None:
     config = compose(["task=distill", override, "model@task.teacher=micro_teacher"])

@@ -135,7 +135,8 @@ class Distillation(_pretraining.Pretraining):
         if config.transfer.strategy is Strategy.auxiliary:
             last = answering.pop()
             return [*answering, replace(last, steps=last.steps + config.transfer.steps)]
-        constant = replace(config.optimizer, end_learning_rate_ratio=1.0, warmup_steps=0)
+        # A correction would count from the first turn, and the moments begin anew in each.
+        constant = replace(config.optimizer, end_learning_rate_ratio=1.0, warmup_steps=0, bias_correction=False)
         batch = config.global_batch_size
         return [
             replace(
