@@ -19,7 +19,7 @@ from fakes import FakeTracker
 from mobilebert_exp import registry
 from mobilebert_exp.composition import compose
 from mobilebert_exp.config import ExperimentConfig, Initialization
-from mobilebert_exp.errors import ConfigError, MissingDataError
+from mobilebert_exp.errors import ConfigError, DataError, MissingDataError
 from mobilebert_exp.modeling import pretraining_losses
 from mobilebert_exp.modeling.encoder import EncoderOutput
 from mobilebert_exp.modeling.pretrainer import PretrainingOutput
@@ -215,6 +215,18 @@ def test_records_by_name_train_as_the_texts_they_are_of(cache: Path, tmp_path: P
     assert again == once
 
 
+def test_a_first_round_of_records_has_its_own(cache: Path) -> None:
+    """Records cannot be made shorter: what is missing is named, not a length that does not fit."""
+    _, task = configured(cache)
+    files = ",".join(map(str, task.features(Split.train).files))
+    vocabulary = next((cache / "starter").rglob("vocab.txt"))
+    named = [f'task.train_file="{files}"', f'task.dev_file="{files}"', f"task.vocab_file={vocabulary}"]
+    rounds = ["task.num_train_steps=20", "task.first_num_train_steps=9", "task.first_max_seq_length=32"]
+    _, task = configured(cache, *named, *rounds)
+    with pytest.raises(DataError, match=r"the 9 steps of the first round; name others with task\.first_train_file"):
+        task.phases()[0].features()
+
+
 def test_dynamic_masking_draws_anew(cache: Path, tmp_path: Path) -> None:
     """Another mask in each pass, the same for the same seed; what was masked in the record is there again."""
     config, task = configured(cache, "task.dynamic_masking=true")
@@ -262,6 +274,7 @@ def test_without_dynamic_masking_batches_are_the_records(cache: Path) -> None:
             "task.first_train_batch_size=6 is not divisible by 4 (replicas x trainer.gradient_accumulation_steps)",
         ),
         (["task.num_train_steps=0"], "task.num_train_steps=0 is below 1; raise it"),
+        (["task.first_max_predictions_per_seq=0"], "task.first_max_predictions_per_seq=0 is below 1; raise it"),
     ],
 )
 def test_settings_that_cannot_work(overrides: list[str], told: str) -> None:

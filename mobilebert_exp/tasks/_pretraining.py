@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from mobilebert_exp.checks import at_least, require
 from mobilebert_exp.config import ModelConfig, TaskConfig
 from mobilebert_exp.data import cache, casing, sources, starter
-from mobilebert_exp.data.pretraining import inputs
+from mobilebert_exp.data.pretraining import feature_files, inputs
 from mobilebert_exp.data.pretraining.settings import BadBytes, Settings, check
 from mobilebert_exp.data.tokenizer import Tokenizer
-from mobilebert_exp.errors import MissingDataError
+from mobilebert_exp.errors import DataError, MissingDataError
 from mobilebert_exp.metrics import check_finite
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, pretraining_variables
 from mobilebert_exp.tasks import _starter
@@ -89,6 +89,7 @@ class Config(TaskConfig):
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
         at_least("task", 1, num_train_steps=self.num_train_steps, first_train_batch_size=self.first_train_batch_size)
+        at_least("task", 1, first_max_predictions_per_seq=self.first_max_predictions_per_seq)
         at_least("task", 0, first_num_train_steps=self.first_num_train_steps)
         require(
             self.first_num_train_steps <= self.num_train_steps,
@@ -131,10 +132,11 @@ class Config(TaskConfig):
 
     def first_settings(self) -> Settings:
         """Of those of the first round."""
+        places = self.first_max_predictions_per_seq
         return dataclasses.replace(
             self.settings(),
             max_seq_length=self.first_max_seq_length,
-            max_predictions_per_seq=self.first_max_predictions_per_seq or self.max_predictions_per_seq,
+            max_predictions_per_seq=self.max_predictions_per_seq if places is None else places,
         )
 
 
@@ -251,10 +253,16 @@ class Pretraining:
 
     def _first_files(self) -> list[Path]:
         """What the first round reads: files of its own, or the texts of the other."""
-        named = self.config.first_train_file
-        if named is None:
-            return self._files(Split.train)
-        return inputs.files(named, key="task.first_train_file", cache_dir=self._cache_dir)
+        config = self.config
+        if config.first_train_file is not None:
+            return inputs.files(config.first_train_file, key="task.first_train_file", cache_dir=self._cache_dir)
+        found = self._files(Split.train)
+        if config.first_settings() != config.settings() and feature_files.are_records(found[0]):
+            raise DataError(
+                f"task.train_file={config.train_file} holds records, which cannot be made shorter for the "
+                f"{config.first_num_train_steps} steps of the first round; name others with task.first_train_file"
+            )
+        return found
 
     def _files(self, split: Split) -> list[Path]:
         if split is Split.predict:
