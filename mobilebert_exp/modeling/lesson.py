@@ -14,6 +14,7 @@ import tensorflow as tf
 from mobilebert_exp.modeling.distillation import LayerOutput, TransferLosses, transfer_losses
 from mobilebert_exp.modeling.encoder import EncoderOutput
 from mobilebert_exp.modeling.pretrainer import PretrainingModel, PretrainingOutput
+from mobilebert_exp.modeling.pretraining_losses import answers, inputs
 from mobilebert_exp.modeling.transfer import LowerLayers, Padding, Semantics, TransferConfig
 from mobilebert_exp.modeling.variables import STACKED
 
@@ -44,14 +45,14 @@ class Lesson:
 
     def in_turn(self, student: PretrainingModel, batch: Batch, *, layer: tf.Tensor) -> Compared:
         """Of one of the student's layers, an int32 scalar; no layer above it is computed."""
-        inputs = _inputs(batch)
+        given = inputs(batch)
         trains_below = self._config.lower_layers is LowerLayers.slow
-        ours = LayerOutput(*student.encoder.at_layer(*inputs, layer=layer, trains_below=trains_below))
+        ours = LayerOutput(*student.encoder.at_layer(*given, layer=layer, trains_below=trains_below))
         matching, all_hidden = tf.gather(tf.constant(self._matching), layer), None
         if self._config.semantics is Semantics.corrected:
-            theirs = LayerOutput(*self._teacher.encoder.at_layer(*inputs, layer=matching))
+            theirs = LayerOutput(*self._teacher.encoder.at_layer(*given, layer=matching))
         else:
-            whole = self._teacher.encoder(*inputs, all_layers=True)
+            whole = self._teacher.encoder(*given, all_layers=True)
             assert whole.hidden_ABLH is not None, "asked for"
             all_hidden = whole.hidden_ABLH
             theirs = LayerOutput(tf.gather(all_hidden, matching + 1), tf.gather(whole.scores_ABNLM, matching))
@@ -85,26 +86,16 @@ class Lesson:
 
     def answers(self, batch: Batch, *, all_layers: bool) -> PretrainingOutput:
         """The teacher's answers, and if asked for its outputs of all layers."""
-        return answers(self._teacher, batch, seed=None, all_layers=all_layers)
+        return answers(self._teacher, batch, all_layers=all_layers)
 
     def _counted(self, batch: Batch) -> tf.Tensor:
         mask_BL = batch["input_mask"]
         return mask_BL if self._config.padding is Padding.masked else tf.ones_like(mask_BL)
 
 
-def answers(model: PretrainingModel, batch: Batch, *, seed: tf.Tensor | None, all_layers: bool) -> PretrainingOutput:
-    """What a model returns for a batch with the original's keys."""
-    ids, mask, segments = _inputs(batch)
-    return model(ids, mask, segments, batch["masked_lm_positions"], seed=seed, all_layers=all_layers)
-
-
 def encoded(model: PretrainingModel, batch: Batch) -> EncoderOutput:
     """Outputs of all layers, without dropout."""
-    return model.encoder(*_inputs(batch), all_layers=True)
-
-
-def _inputs(batch: Batch) -> list[tf.Tensor]:
-    return [batch[name] for name in ("input_ids", "input_mask", "segment_ids")]
+    return model.encoder(*inputs(batch), all_layers=True)
 
 
 def begin_as(student: PretrainingModel, teacher: PretrainingModel) -> list[str]:

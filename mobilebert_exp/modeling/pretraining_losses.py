@@ -18,13 +18,21 @@ from mobilebert_exp.modeling.pretrainer import PretrainingModel, PretrainingOutp
 NO_PLACES = 1e-5  # added to the sum of weights, which may be 0
 
 
+def inputs(batch: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
+    """What an encoder is given of a batch with the original's keys."""
+    return [batch[name] for name in ("input_ids", "input_mask", "segment_ids")]
+
+
 def answers(
-    module: PretrainingModel, batch: Mapping[str, tf.Tensor], *, seed: tf.Tensor | None = None
+    module: PretrainingModel,
+    batch: Mapping[str, tf.Tensor],
+    *,
+    seed: tf.Tensor | None = None,
+    all_layers: bool = False,
 ) -> PretrainingOutput:
-    """The model's outputs for a batch with the original's keys; `seed` as for the model."""
-    return module(
-        batch["input_ids"], batch["input_mask"], batch["segment_ids"], batch["masked_lm_positions"], seed=seed
-    )
+    """The model's outputs for a batch with the original's keys; `seed` and `all_layers` as for the model."""
+    ids, mask, segments = inputs(batch)
+    return module(ids, mask, segments, batch["masked_lm_positions"], seed=seed, all_layers=all_layers)
 
 
 def judged(output: PretrainingOutput, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -331,11 +331,11 @@ class Answers:
     ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
         import tensorflow as tf
 
-        from mobilebert_exp.modeling import distillation, lesson, pretraining_losses
+        from mobilebert_exp.modeling import distillation, pretraining_losses
 
         config, is_auxiliary, size = self.task.config, self._is_auxiliary, self.global_batch_size
         asks = config.ground_truth_ratio < 1 or is_auxiliary
-        ours = lesson.answers(module, batch, seed=None if asks else seed, all_layers=is_auxiliary)
+        ours = pretraining_losses.answers(module, batch, seed=None if asks else seed, all_layers=is_auxiliary)
         theirs = self.task.lesson.answers(batch, all_layers=is_auxiliary) if asks else None
         words_BP = distillation.word_losses(
             ours.masked_lm_BPV,
@@ -345,7 +345,7 @@ class Answers:
             temperature=config.temperature,
         )
         places = totals["places"]
-        taught = tf.reduce_sum(batch["masked_lm_weights"] * words_BP) / (places + pretraining_losses.NO_PLACES)
+        taught = pretraining_losses.mean_over_places(words_BP, batch, places_in_batch=places)
         judged = pretraining_losses.judged(ours, batch)
         figures = pretraining_losses.figures(judged, places_in_batch=places, global_batch_size=size)
         loss = taught + figures["next_sentence_loss"]
