@@ -160,7 +160,10 @@ REFUSED = {
     "deeper teacher": (["task.teacher.num_layers=4"], "the teacher has 4 layers and the student 2; "),
     "odd steps": (["task.transfer.steps=9"], "=9 is not divisible by the student's 2 layers; set it to 8"),
     "other width": (["model.hidden_size=64"], "model.hidden_size=64 and task.teacher.hidden_size=32 differ; "),
-    "other words": (["task.teacher.vocab_size=7"], "7"),
+    "other words": (
+        ["task.teacher.vocab_size=7"],
+        "task.teacher.vocab_size=7 and the vocabulary of the embedded articles has ",
+    ),
     "half": (["task.teacher_dtype=float16"], "task.teacher_dtype=float16 is refused"),
     "ratio": (["task.ground_truth_ratio=1.5"], "task.ground_truth_ratio=1.5 exceeds 1"),
     "cold": (["task.temperature=0"], "task.temperature=0.0 is not positive"),

@@ -11,7 +11,7 @@ import pytest
 from distilling import LAYERS, STEPS_PER_LAYER, Expected
 
 from mobilebert_exp.config import LayerLoop
-from mobilebert_exp.modeling.transfer import LowerLayers, Padding, Strategy
+from mobilebert_exp.modeling.transfer import LowerLayers, Padding, Semantics, Strategy
 
 TOLERANCE = 1e-5
 ORIGINAL = (LowerLayers.slow, Padding.counted, Strategy.progressive)
@@ -42,6 +42,38 @@ def check(found: Mapping[str, np.ndarray], expected: tuple[Expected, Expected]) 
 @pytest.mark.parametrize("loop", [LayerLoop.scan, pytest.param(LayerLoop.unroll, marks=pytest.mark.slow)])
 def test_updates_as_the_original_makes_them(loop: LayerLoop) -> None:
     check(updated(*ORIGINAL, loop), distilling.expected(*ORIGINAL))
+
+
+def test_both_losses_in_one_phase() -> None:
+    """`auxiliary`: every update has the answers' loss and every layer's, and all its variables move."""
+    config = distilling.experiment(strategy=Strategy.auxiliary, steps=1)
+    found = distilling.updates(config)
+    assert len(found["0:loss"]) == 1 + distilling.PD_STEPS and "1:loss" not in found
+    figures = {name: value for name, value in found.items() if value.shape == found["0:loss"].shape}
+    assert all(np.isfinite(value).all() for value in figures.values())
+    transfer, factors = config.task.transfer, ("hidden", "mean", "variance", "attention")  # type: ignore[attr-defined]
+    taught = sum(
+        getattr(transfer, f"{name}_factor") * found[f"0:{name}/layer_{layer + 1:02}"] / LAYERS
+        for name in factors
+        for layer in range(LAYERS)
+    )
+    answered = found["0:taught_loss"] + found["0:next_sentence_loss"]
+    np.testing.assert_allclose(found["0:loss"], answered + taught, rtol=TOLERANCE)
+    began = distilling.start(distilling.architecture(), seed=1)
+    assert {name.split("/")[0] for name in began if not np.array_equal(found[f"0:{name}"], began[name])} == {
+        name.split("/")[0] for name in began
+    }
+
+
+@pytest.mark.slow
+def test_the_original_s_mistake_is_another_loss() -> None:
+    """`tf1_exact` differs in mean and variance, and in nothing else of the first updates."""
+    exact = distilling.updates(distilling.experiment(semantics=Semantics.tf1_exact, steps=LAYERS * STEPS_PER_LAYER))
+    corrected = updated(*ORIGINAL, LayerLoop.scan)
+    assert np.isfinite(exact["0:loss"]).all() and np.isfinite(exact["1:loss"]).all()
+    for name in ("hidden", "mean", "variance", "attention"):
+        ours, theirs = (found[f"0:{name}/layer_01"][:2] for found in (exact, corrected))  # before any weight has moved
+        assert np.allclose(ours, theirs, rtol=TOLERANCE) is (name in ("hidden", "attention")), name
 
 
 @pytest.mark.slow
