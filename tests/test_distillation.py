@@ -254,7 +254,7 @@ def test_one_graph_gives_every_layer(loop: LayerLoop) -> None:
     assert traces == 1
 
 
-@pytest.mark.parametrize("loop", list(LayerLoop))
+@pytest.mark.parametrize("loop", [LayerLoop.scan, pytest.param(LayerLoop.unroll, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("trains_below", [True, False])
 def test_gradients_of_a_layer(loop: LayerLoop, trains_below: bool) -> None:
     """Those of the whole encoder, or of the block alone; nothing above it has any."""

@@ -227,6 +227,7 @@ def test_a_first_round_of_records_has_its_own(cache: Path) -> None:
         task.phases()[0].features()
 
 
+@pytest.mark.slow
 def test_dynamic_masking_draws_anew(cache: Path, tmp_path: Path) -> None:
     """Another mask in each pass, the same for the same seed; what was masked in the record is there again."""
     config, task = configured(cache, "task.dynamic_masking=true")

@@ -133,6 +133,7 @@ def test_it_carries_its_model_file(exported: Path, weights: Weights) -> None:
     assert beside == original_json.original(weights.model)
 
 
+@pytest.mark.slow
 def test_it_is_fine_tuned_through_hub(exported: Path, config: ModelConfig) -> None:
     """As a layer of a Keras model: every variable of the encoder is listed, has a gradient and moves."""
     layer = tensorflow_hub.KerasLayer(str(exported), trainable=True)

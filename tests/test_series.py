@@ -217,6 +217,7 @@ class Stopping(FakeTracker):
             self.stop.signal_number = 15
 
 
+@pytest.mark.slow
 def test_a_run_whose_newest_is_damaged_ends_as_if_it_were_not(tmp_path: Path) -> None:
     """Bit for bit: it does the steps after the one before again."""
     config = toy.experiment(hardware__steps_per_loop=1, trainer__checkpoint_every_steps=2, trainer__eval_every_steps=3)
