@@ -23,8 +23,10 @@ CHECKOUT = PACKAGE.parent
 # A module belongs to the layer with the longest prefix here; a layer imports itself and what stands beside it.
 GROUND = "ground"
 LAYERS: dict[str, tuple[str, set[str]]] = {
+    "architecture": (GROUND, set()),
     "checks": (GROUND, set()),
     "config": (GROUND, set()),
+    "deployment": (GROUND, set()),
     "errors": (GROUND, set()),
     "files": (GROUND, set()),
     "location": (GROUND, set()),
@@ -42,6 +44,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "data.patterns": ("sources", {"storage"}),
     "data.pretraining.inputs": ("sources", {"data"}),  # names texts and records wherever they lie
     "modeling": ("modeling", set()),
+    "lite": ("lite", {"modeling"}),  # files for devices: written, read, run
     "tasks.base": ("task interface", {"modeling"}),
     "tasks._classification": ("task part", {"data", "sources", "modeling", "task interface"}),  # what some tasks share
     "tasks._pretraining": ("task part", {"data", "sources", "modeling", "task interface"}),
@@ -54,7 +57,16 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "runners.base": ("runner interface", {"task interface", "tracker interface"}),
     "runners": (
         "runners",
-        {"modeling", "pipeline", "sources", "shared cache", "task interface", "tracker interface", "runner interface"},
+        {
+            "modeling",
+            "lite",
+            "pipeline",
+            "sources",
+            "shared cache",
+            "task interface",
+            "tracker interface",
+            "runner interface",
+        },
     ),
     "mirror": ("mirror", {"storage", "tracking"}),
     "registry": ("registry", {"task interface", "runner interface"}),
@@ -80,6 +92,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "": ("front", {"composition", "experiment", "loading"}),
 }
 HOLDERS = {  # who may import a library at all
+    "ai_edge_litert": ("lite",),
     "apache_beam": ("data.pretraining.beam",),
     "hydra": ("__main__", "composition", "groups", "sweeping"),
     "omegaconf": ("__main__", "composition", "groups", "sweeping"),
@@ -93,7 +106,7 @@ HOLDERS = {  # who may import a library at all
     "torch": ("modeling.checkpoints",),
     "transformers": ("modeling.checkpoints",),
 }
-HEAVY = {"apache_beam", "keras", "mlflow", "official", "optuna", "orbit", "pandas"}
+HEAVY = {"ai_edge_litert", "apache_beam", "keras", "mlflow", "official", "optuna", "orbit", "pandas"}
 HEAVY |= {"tensorflow", "tf_keras", "torch", "transformers"}
 LIGHT = ("__main__", "composition", "config", "experiment", "metrics", "registry", "runners.base", "runners.plan",
          "tasks", "tracking.base", "translate", "verbs")  # fmt: skip
