@@ -7,7 +7,6 @@ inherit another's. Everything else has its default here. Schemas are not frozen,
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 
