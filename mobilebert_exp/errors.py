@@ -8,7 +8,8 @@
     ├── OutputError               a place that cannot be written (rights, space)
     ├── StorageError              a bucket that refuses, or cannot be reached
     ├── WorkerError               a process of ours that was ended from outside, or cannot be started
-    └── DivergedError             a training whose loss is no longer a number
+    ├── DivergedError             a training whose loss is no longer a number
+    └── ExportError               a model without such an exported form, or a file of one that cannot be read or run
 
     RunStopped (BaseException)    not a mistake: the run was asked to stop; passes through whatever runs it, a sweep too
 
@@ -66,3 +67,7 @@ class RunStopped(BaseException):
         super().__init__(f"stopped by signal {signal_number}")
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number
+
+
+class ExportError(UserError):
+    """A model has no such exported form, or an exported file cannot be read or run."""

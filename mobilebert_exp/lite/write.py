@@ -1,0 +1,135 @@
+"""TFLite files of a MobileBERT, in seconds and without a converter: every tensor's number format is decided here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Container, Iterable, Mapping
+
+import numpy as np
+
+from mobilebert_exp.architecture import FakeQuantization, ModelConfig
+from mobilebert_exp.deployment import ExportFormat
+from mobilebert_exp.errors import ExportError
+from mobilebert_exp.lite import calibration, flatbuffer, precision
+from mobilebert_exp.lite.graph import Graph
+from mobilebert_exp.lite.lowering import HeadKind, Lowering
+from mobilebert_exp.lite.precision import Precision
+from mobilebert_exp.lite.scales import of_range
+from mobilebert_exp.modeling.variables import STACKED
+
+PRECISIONS = {
+    ExportFormat.tflite_float: precision.FLOAT,
+    ExportFormat.tflite_float16: precision.FLOAT16,
+    ExportFormat.tflite_dynamic: precision.DYNAMIC,
+    ExportFormat.tflite_int8: precision.INT8,
+    ExportFormat.tflite_int8_strict: precision.STRICT,
+}
+THREADS = 2  # of calibration
+MARGIN = 8.0  # by which the scores of padding lie below the lowest of the others, in 8 bits: e^-8 of its share
+
+
+def tflite(
+    values: Mapping[str, np.ndarray],
+    *,
+    model: ModelConfig,
+    head: HeadKind,
+    format: ExportFormat,
+    length: int,
+    dynamic_length: bool = False,
+    ranges: Mapping[str, np.ndarray] | None = None,
+    calibration_rows: Iterable[Mapping[str, np.ndarray]] = (),
+    mask_value: float | None = None,
+    metadata: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """A file for LiteRT: inputs int32 `[1, length]`, outputs by the names of the signature, float32.
+
+    Of `tflite_int8_strict` outputs are 8-bit numbers, with their scale in the file.
+
+    Args:
+      values: variables by name, the head's too.
+      ranges: lowest and highest of activations, `[A, 2]` by `layers/POINT`, `[2]` by `embeddings/POINT`.
+      calibration_rows: inputs from which the ranges that are not given are measured.
+      mask_value: see `ExportConfig.mask_value`.
+      metadata: named buffers to carry.
+
+    Raises:
+      ExportError: the model has no such form, needs a range that nothing tells, or holds what is not finite.
+    """
+    _check(values)
+    chosen, mask = PRECISIONS[format], model.attention_mask_value
+    if model.fake_quantization is FakeQuantization.per_tensor:
+        chosen = dataclasses.replace(chosen, per_channel=False)
+    lowered = functools.partial(_lowered, values, model=model, head=head, length=length)
+    found = _known(ranges or {})
+    if chosen.stages:
+        found |= _measured(lowered(mask), chosen, set(found), calibration_rows, length=length)
+    if chosen.is_strict:
+        mask, found = _masked(found, mask_value)
+    graph = lowered(mask, dynamic_length=dynamic_length)
+    plan = precision.planned(graph, chosen, scale_of=lambda name: of_range(*found[name]))
+    return flatbuffer.written(plan, length=length, dynamic_length=dynamic_length, metadata=metadata)
+
+
+def _lowered(
+    values: Mapping[str, np.ndarray],
+    mask: float,
+    *,
+    model: ModelConfig,
+    head: HeadKind,
+    length: int,
+    dynamic_length: bool = False,
+) -> Graph:
+    built = Lowering(values, model=model, head=head, mask_value=mask, length=length, dynamic_length=dynamic_length)
+    return built.graph()
+
+
+def _measured(
+    graph: Graph, chosen: Precision, known: Container[str], rows: Iterable[Mapping[str, np.ndarray]], *, length: int
+) -> dict[str, calibration.Range]:
+    """The ranges that a file needs and nothing tells."""
+    missing = {name for name in calibration.wanted(graph, chosen) if name not in known}
+    found = calibration.measured(graph, missing, rows, length=length, threads=THREADS)
+    if absent := sorted(missing - set(found)):
+        raise ExportError(
+            f"the range of {absent[0]} is not known; export with calibration examples, or a checkpoint of model=qat"
+        )
+    return found
+
+
+def _known(ranges: Mapping[str, np.ndarray]) -> dict[str, calibration.Range]:
+    """Ranges by the names of results in the graph."""
+    found: dict[str, calibration.Range] = {}
+    for name, limits in ranges.items():
+        if name.startswith(STACKED):
+            point = name.removeprefix(STACKED)
+            found |= {f"{STACKED}{layer}/{point}": (float(a), float(b)) for layer, (a, b) in enumerate(limits)}
+        else:
+            found[name] = (float(limits[0]), float(limits[1]))
+    return found
+
+
+def _masked(
+    found: Mapping[str, calibration.Range], mask_value: float | None
+) -> tuple[float, dict[str, calibration.Range]]:
+    """What to add to the scores of padding, and ranges of the sums.
+
+    A value as of training, -10000, leaves the real scores a step or none of 256. What lies below the range is stored
+    as its lowest number, so that a margin below the lowest score is enough.
+    """
+    scores = {name: limits for name, limits in found.items() if name.endswith("/attention/scores")}
+    lowest, highest = min(low for low, _ in scores.values()), max(high for _, high in scores.values())
+    chosen = lowest - highest - MARGIN if mask_value is None else mask_value
+    sums = {
+        name.replace("/scores", "/masked"): (low + (chosen if mask_value is not None else -MARGIN), high)
+        for name, (low, high) in scores.items()
+    }
+    context = {f"{name}/heads": limits for name, limits in found.items() if name.endswith("/attention/context")}
+    return chosen, {**found, **context, **sums}
+
+
+def _check(values: Mapping[str, np.ndarray]) -> None:
+    """Refuses weights that are no numbers, of which a file would hide it."""
+    for name, value in values.items():
+        if not np.all(np.isfinite(value)):
+            raise ExportError(f"{name} holds numbers that are not finite; export a checkpoint from before that")
