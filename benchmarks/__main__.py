@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import (
     convert,
+    exports,
     features,
     first_step,
     input_pipeline,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "features": features,
     "input_pipeline": input_pipeline,
     "convert": convert,
+    "exports": exports,
     "pretraining_data": pretraining_data,
 }
 
