@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -42,7 +41,11 @@ MODELS = sorted(file.stem for file in (shipped("conf") / "model").glob("*.yaml")
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_composes_with_every_task_and_hardware(model: str) -> None:
-    for task, hardware in itertools.product(options("task"), options("hardware")):
+    """Each with each task, and beside it another hardware each time: every pair of two groups, not every triple."""
+    hardwares, first = options("hardware"), MODELS.index(model)
+    assert len(hardwares) <= len(options("task"))
+    for number, task in enumerate(options("task")):
+        hardware = hardwares[(first + number) % len(hardwares)]
         found = compose([f"model={model}", f"task={task}", f"hardware={hardware}", *BATCHES])
         assert (found.model.name, found.hardware.name) == (model, hardware)
         assert found.task.name.startswith(task)
