@@ -5,10 +5,10 @@
     ├── DataError                 an input file that is missing, malformed or of another kind
     │   └── MissingDataError      one that is not there at all, or a part that a data set does not have
     ├── CheckpointError           a checkpoint that is missing, torn or of another model
-    ├── ExportError               a model that has no such form on a device, or a file for devices that cannot be used
     ├── OutputError               a place that cannot be written (rights, space)
     ├── StorageError              a bucket that refuses, or cannot be reached
     ├── WorkerError               a process of ours that was ended from outside, or cannot be started
+    ├── ExportError               a model, or a part of it, that has no form for devices; a file for them that is none
     └── DivergedError             a training whose loss is no longer a number
 
     RunStopped (BaseException)    not a mistake: the run was asked to stop; passes through whatever runs it, a sweep too
@@ -39,10 +39,6 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, torn or belongs to another model."""
 
 
-class ExportError(UserError):
-    """A model that has no such form on a device, or a file for devices that is torn, foreign or cannot be run."""
-
-
 class OutputError(UserError):
     """A place that cannot be written: no rights, no space."""
 
@@ -53,6 +49,10 @@ class StorageError(UserError):
 
 class WorkerError(UserError):
     """A process that shared the work was ended from outside, or cannot be started."""
+
+
+class ExportError(UserError):
+    """A model, or a part of it, has no form for devices; or a file for them is torn, foreign or cannot be run."""
 
 
 class DivergedError(UserError):
