@@ -44,6 +44,13 @@ class Delegation:
     left: Mapping[str, int]
 
 
+def load_runtime() -> None:
+    """Loads LiteRT's libraries; what memory the process takes from here on is its models'."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    assert Interpreter is not None
+
+
 class LiteModel:
     """An exported file, ready to run.
 

@@ -54,7 +54,7 @@ def profile(path: Path, row: Mapping[str, np.ndarray], *, threads: int, runs: in
     """
     model = opened(path)
     graph = model.subgraphs[0]
-    values = _Values(path, row)
+    values = Values(path, row)
     names, groups = {}, {}
     for operator in graph.operators:
         key = values.key(model, operator)
@@ -76,7 +76,7 @@ def profile(path: Path, row: Mapping[str, np.ndarray], *, threads: int, runs: in
     return sorted(times, key=lambda each: -each.milliseconds)
 
 
-class _Values:
+class Values:
     """Every tensor of a file's first graph, as it is in a run on `row`."""
 
     def __init__(self, path: Path, row: Mapping[str, np.ndarray]) -> None:
@@ -111,11 +111,11 @@ class _Values:
         return (operator.opcodeIndex, repr(sorted(vars(options).items())) if options else "", tuple(tensors))
 
 
-def _time_alone(model: ModelT, operator: OperatorT, values: _Values, *, threads: int, runs: int) -> float | None:
+def _time_alone(model: ModelT, operator: OperatorT, values: Values, *, threads: int, runs: int) -> float | None:
     """Milliseconds of one op; None where the interpreter does not take it alone."""
     from ai_edge_litert.interpreter import Interpreter
 
-    content, inputs = _cut_out(model, operator, values)
+    content, inputs = cut_out(model, operator, values)
     try:
         interpreter = Interpreter(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
@@ -133,7 +133,7 @@ def _once(interpreter: Interpreter) -> float:
     return time.perf_counter() - started
 
 
-def _cut_out(model: ModelT, operator: OperatorT, values: _Values) -> tuple[bytes, dict[int, np.ndarray]]:
+def cut_out(model: ModelT, operator: OperatorT, values: Values) -> tuple[bytes, dict[int, np.ndarray]]:
     """A file with this op alone, and what its inputs are given, by their number in that file."""
     import flatbuffers
     from ai_edge_litert.schema_py_generated import BufferT, ModelT, SubGraphT

@@ -96,7 +96,8 @@ def found(path: Path) -> list[Subject]:
             f"export.path={path} has no exported model; name a .tflite, a SavedModel's folder or a folder of them, "
             f"such as RUN_DIR/{EXPORTS}"
         )
-    return [Subject(name=each.stem, path=each.absolute()) for each in paths]
+    is_apart = len({each.stem for each in paths}) == len(paths)
+    return [Subject(name=each.stem if is_apart else each.name, path=each.absolute()) for each in paths]
 
 
 def _rows(job: Job, scratch: Path) -> Path:

@@ -70,11 +70,13 @@ def table(points: Sequence[Point], *, metric: str) -> str:
                 "*" if first and point.name in best else "",
             ])  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(f"{cell:{'<' if at == 0 else '>'}{width}}" for at, (cell, width) in enumerate(zip(row, widths)))
-        .rstrip()
-        for row in rows
-    )  # fmt: skip
+    lines = []
+    for row in rows:
+        cells = [
+            f"{cell:{'>' if at else '<'}{width}}" for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def plot(points: Sequence[Point], *, metric: str) -> bytes:

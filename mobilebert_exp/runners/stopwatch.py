@@ -76,6 +76,11 @@ class Process:
             self.close()
             raise
 
+    @property
+    def number(self) -> int:
+        """The system's number of the process."""
+        return self._process.pid
+
     def run(self, row: int) -> float:
         """Seconds of one run on the row of this number; the first of all follows the last."""
         return float(self._ask(row))
@@ -186,11 +191,10 @@ class _Opened:
 def _lite(path: Path, rows: list[Row], request: Mapping[str, Any]) -> _Opened:
     import dataclasses
 
-    from ai_edge_litert import interpreter as _  # its libraries are no part of the model's memory
-
-    from mobilebert_exp.lite.interpreter import LiteModel
+    from mobilebert_exp.lite.interpreter import LiteModel, load_runtime
     from mobilebert_exp.lite.op_profile import profile
 
+    load_runtime()
     before = _peak_bytes()
     model = LiteModel(path, request["threads"])
 
