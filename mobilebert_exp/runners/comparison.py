@@ -58,15 +58,20 @@ def run(job: Job) -> Outcome:
         paths={"predictions": str(job.run_dir / "predictions")},
         text=_table(path, model.evaluation if model else None, file, figures),
     )
-    most = job.config.export.max_drop
-    if model is not None and most is not None and (drop := theirs[main] - file.metrics[main]) > most:
-        raise ShortfallError(
-            f"export.path={path}: {main} is {file.metrics[main]:.2f}, {drop:.2f} below the model's "
-            f"{theirs[main]:.2f}, and export.max_drop={most:g}; try another export.format, more "
-            "export.calibration_examples, or quantisation-aware training (model=qat)",
-            outcome=outcome,
-        )
+    if model is not None and (shortfall := _shortfall(job.config, file.metrics[main], than=theirs[main])):
+        raise ShortfallError(f"export.path={path}: {shortfall}", outcome=outcome)
     return outcome
+
+
+def _shortfall(config: ExperimentConfig, value: float, *, than: float) -> str:
+    """Why a file's main metric is too low, and what to try; "" if it is not."""
+    main, most = config.task.main_metric, config.export.max_drop
+    if most is None or than - value <= most:
+        return ""
+    return (
+        f"{main} is {value:.2f}, {than - value:.2f} below the model's {than:.2f}, and export.max_drop={most:g}; try "
+        "another export.format, more export.calibration_examples, or quantisation-aware training (model=qat)"
+    )
 
 
 def _opened(path: Path, config: ExperimentConfig) -> Runnable:
