@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 from mobilebert_exp.architecture import MISSING as MISSING
 from mobilebert_exp.architecture import Activation as Activation
@@ -277,7 +277,15 @@ class ExperimentConfig:
         self.cache_dir = None if self.cache_dir is None else folder("cache_dir", self.cache_dir, instead="shared_cache")
         self.output_dir = folder("output_dir", self.output_dir, instead="upload_to")
         in_bucket(shared_cache=self.shared_cache, upload_to=self.upload_to)
-        length, positions = self.task.max_seq_length, self.model.max_positions
+        positions = self.model.max_positions
+        require(
+            self.export.length is None or self.export.length <= positions,
+            f"export.length={self.export.length} exceeds the model's {positions} positions (model.max_positions); "
+            "lower it",
+        )
+        if self.mode is Mode.export and self.export.length is not None:  # what is exported is of features this long
+            self.task = replace(self.task, max_seq_length=self.export.length)
+        length = self.task.max_seq_length
         require(
             length <= positions,
             f"task.max_seq_length={length} exceeds the model's {positions} positions (model.max_positions); lower it",
@@ -288,9 +296,19 @@ class ExperimentConfig:
             steps is None or warmup is None or warmup <= steps,
             f"task.optimizer.warmup_steps={warmup} exceeds trainer.max_steps={steps}; lower it",
         )
+        self._check_model()
+
+    def _check_model(self) -> None:
+        """Raises ConfigError where a mode needs a model that is there, and none is named."""
+        wanted = "init.checkpoint=RUN_DIR, the folder of a finished training run"
+        is_named = self.init.checkpoint is not None
+        if self.mode in (Mode.evaluate, Mode.benchmark):
+            wanted, is_named = f"{wanted}, or export.path=FILE, an exported file", is_named or bool(self.export.path)
+        others = (Mode.train, Mode.plan, Mode.prepare)
+        require(self.mode in others or is_named, f"mode={self.mode.name} needs {wanted}")
         require(
-            self.mode not in (Mode.evaluate, Mode.predict) or self.init.checkpoint is not None,
-            f"mode={self.mode.name} needs init.checkpoint=RUN_DIR, the folder of a finished training run",
+            self.mode is not Mode.predict or self.export.path is None,
+            "export.path is for mode=evaluate and mode=benchmark; mode=predict takes init.checkpoint",
         )
 
     def check_batches(self, *, num_replicas: int) -> None:

@@ -25,6 +25,10 @@ class ExportFormat(enum.Enum):
     all = "all"
 
 
+# Formats whose ranges of activations are measured on training features.
+CALIBRATED = frozenset({ExportFormat.tflite_int8, ExportFormat.tflite_int8_strict, ExportFormat.all})
+
+
 @dataclass(kw_only=True, slots=True)
 class QuantizationConfig:
     """Quantisation-aware training, of a model with `model.fake_quantization`.

@@ -5,6 +5,7 @@
     ├── DataError                 an input file that is missing, malformed or of another kind
     │   └── MissingDataError      one that is not there at all, or a part that a data set does not have
     ├── CheckpointError           a checkpoint that is missing, torn or of another model
+    ├── ExportError               a model that has no such form on a device, or a file for devices that cannot be used
     ├── OutputError               a place that cannot be written (rights, space)
     ├── StorageError              a bucket that refuses, or cannot be reached
     ├── WorkerError               a process of ours that was ended from outside, or cannot be started
@@ -37,6 +38,10 @@ class MissingDataError(DataError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, torn or belongs to another model."""
+
+
+class ExportError(UserError):
+    """A model that has no such form on a device, or a file for devices that is torn, foreign or cannot be run."""
 
 
 class OutputError(UserError):

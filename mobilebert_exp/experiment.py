@@ -15,19 +15,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mobilebert_exp import fitting, identity, location, manifest, mirror, registry
+from mobilebert_exp import fitting, identity, lineage, location, manifest, mirror, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
 from mobilebert_exp.data import parallel, shared
-from mobilebert_exp.errors import (
-    ConfigError,
-    DivergedError,
-    OutputError,
-    RunStopped,
-    StorageError,
-    UserError,
-)
+from mobilebert_exp.errors import ConfigError, DivergedError, OutputError, RunStopped, StorageError, UserError
 from mobilebert_exp.files import write_json
-from mobilebert_exp.runners.base import Job, Outcome, StopRequest
+from mobilebert_exp.runners.base import Job, Outcome, ShortfallError, StopRequest
 from mobilebert_exp.storage.place import Place
 from mobilebert_exp.tasks.base import Demanding, Task
 from mobilebert_exp.tracking import provenance, states, store, weights
@@ -35,7 +28,7 @@ from mobilebert_exp.tracking.base import RunInfo, RunState, Tracker
 from mobilebert_exp.tracking.report import end_table
 
 log = logging.getLogger(__name__)
-RESULT_FILE = "result.json"
+RESULT_FILE = location.RESULT_FILE
 RUN_ID_TIMEOUT_S = 60.0
 DEFAULT_CACHE = "~/.cache/mobilebert_exp"
 
@@ -200,6 +193,7 @@ class _Run:
         self._resume_id = unfinished.run_id if unfinished else ""
         has_own = config.mode is Mode.train and manifest.committed(self._run_dir / location.FOLDER)
         self._for_runner = config if has_own else fitting.with_weights(config, task, uri=uri)
+        self._origin = lineage.tags(config, self._for_runner)
         self._mirror = self._copy(unfinished.place if unfinished else None)
         self._tracker = _tracker(config, uri, worker=self._worker)
         self._noting = threading.Thread(target=self._note_run_id, daemon=True)
@@ -255,7 +249,9 @@ class _Run:
                 raise
             except BaseException as problem:
                 mendable = isinstance(problem, UserError) and not isinstance(problem, DivergedError)
-                self._close(RunState.FAILED, reason=f"{type(problem).__name__}: {problem}", mendable=mendable)
+                reason = f"{type(problem).__name__}: {problem}"
+                outcome = problem.outcome if isinstance(problem, ShortfallError) else None
+                self._close(RunState.FAILED, reason=reason, outcome=outcome, mendable=mendable)
                 raise
             return self._close(RunState.FINISHED, outcome=outcome)
 
@@ -267,6 +263,7 @@ class _Run:
             tracker=self._tracker,
             stop=self._stop,
             saved=self._mirror.update if self._mirror else lambda: None,
+            source_run_id=self._origin.get(lineage.SOURCE_TAG, ""),
         )
 
     def _open(self) -> None:
@@ -280,6 +277,7 @@ class _Run:
             "mode": config.mode.name,
             weights.RUN_DIR_TAG: str(self._run_dir),
             **({weights.BUCKET_TAG: str(self._mirror.place)} if self._mirror else {}),
+            **self._origin,
         }
         info = RunInfo(
             experiment=config.tracking.experiment or config.task.name,

@@ -66,6 +66,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
             "task interface",
             "tracker interface",
             "runner interface",
+            "front",  # its version
         },
     ),
     "mirror": ("mirror", {"storage", "tracking"}),
@@ -74,11 +75,12 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "groups": ("composition", {"registry"}),
     "sweeping.parent": ("sweep's note", {"tracking", "tracker interface"}),  # what a sweep leaves for its jobs
     "identity": ("identity", {"task interface", "tracking"}),
-    "fitting": ("fitting", {"task interface", "sources", "modeling", "tracking"}),
+    "fitting": ("fitting", {"task interface", "sources", "modeling", "lite", "tracking", "tracker interface"}),
+    "lineage": ("lineage", {"lite", "tracking"}),  # of a run: those that its weights and files came from
     "experiment": (
         "experiment",
         {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"}
-        | {"fitting", "identity", "shared cache", "workers", "mirror"},
+        | {"fitting", "identity", "lineage", "shared cache", "workers", "mirror"},
     ),
     "sweeping": ("sweeping", {"experiment", "tracking", "tracker interface", "sweep's note"}),
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for

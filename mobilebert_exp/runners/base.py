@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from mobilebert_exp.config import ExperimentConfig
-from mobilebert_exp.errors import RunStopped
+from mobilebert_exp.errors import RunStopped, UserError
 from mobilebert_exp.tasks.base import Task
 from mobilebert_exp.tracking.base import Tracker
 
@@ -87,6 +87,7 @@ class Job:
       tracker: started.
       stop: ends the runner where it is; what must first be saved is `held`, and asks between loops.
       saved: called whenever a checkpoint is whole on disk.
+      source_run_id: what the tracker calls the run whose weights are read; "" where that is not known.
     """
 
     config: ExperimentConfig
@@ -95,6 +96,7 @@ class Job:
     tracker: Tracker
     stop: StopRequest
     saved: Callable[[], None] = lambda: None
+    source_run_id: str = ""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -105,6 +107,14 @@ class Outcome:
     timings: dict[str, float] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
     text: str = ""
+
+
+class ShortfallError(UserError):
+    """All was done, and what came of it is worse than was asked for; the run ends FAILED, with this outcome."""
+
+    def __init__(self, text: str, *, outcome: Outcome) -> None:
+        super().__init__(text)
+        self.outcome = outcome
 
 
 class Runner(Protocol):

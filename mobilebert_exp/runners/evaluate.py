@@ -1,18 +1,17 @@
-"""mode=evaluate: the metrics and prediction files of a checkpoint on the dev split."""
+"""mode=evaluate: the metrics and prediction files of a checkpoint, or of an exported file, on the dev split."""
 
 from __future__ import annotations
 
-import time
-
-from mobilebert_exp.runners import initial
+from mobilebert_exp.runners import comparison
 from mobilebert_exp.runners.base import Job, Outcome
-from mobilebert_exp.runners.evaluation import Evaluator, write_files
-from mobilebert_exp.runners.strategy import create_strategy
+from mobilebert_exp.runners.evaluation import of_checkpoint, write_files
 from mobilebert_exp.tasks.base import Evaluation, Split
 
 
 def run(job: Job) -> Outcome:
-    """Evaluates `init.checkpoint`."""
+    """Evaluates `export.path` beside the model it came from, or `init.checkpoint` alone."""
+    if job.config.export.path is not None:
+        return comparison.run(job)
     evaluation, seconds = score_checkpoint(job, Split.dev)
     job.tracker.metrics({f"dev/{name}": value for name, value in evaluation.metrics.items()}, step=0)
     return Outcome(
@@ -24,15 +23,6 @@ def run(job: Job) -> Outcome:
 
 def score_checkpoint(job: Job, split: Split) -> tuple[Evaluation, float]:
     """Restores the checkpoint, scores the split, writes its files; also returns the seconds that took."""
-    config = job.config
-    with create_strategy(config.hardware).scope():
-        # What is wrong with the data, or with the checkpoint, is better told before a model is built; both are kept.
-        job.task.features(split, limit=config.trainer.limit_eval)
-        weights = initial.read(job, whole=True)
-        module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
-        weights.give(module)
-        evaluator = Evaluator(task=job.task, module=module, config=config, split=split)
-        started = time.monotonic()
-        evaluation = evaluator.evaluate()
-    write_files(evaluation, job.run_dir / "predictions")
-    return evaluation, time.monotonic() - started
+    scored = of_checkpoint(job, split)
+    write_files(scored.evaluation, job.run_dir / "predictions")
+    return scored.evaluation, scored.seconds

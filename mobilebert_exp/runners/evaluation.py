@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,9 @@ import tensorflow as tf
 from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.data.pipeline import ROW_WEIGHT, evaluation_batches
 from mobilebert_exp.files import write_json, write_text
+from mobilebert_exp.runners import initial
+from mobilebert_exp.runners.base import Job
+from mobilebert_exp.runners.strategy import create_strategy
 from mobilebert_exp.tasks.base import Evaluation, Split, Task
 
 
@@ -40,6 +45,31 @@ class Evaluator:
     def _outputs(self, module: tf.Module, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         columns = {name: value for name, value in batch.items() if name != ROW_WEIGHT}
         return {**self._task.outputs(module, columns), ROW_WEIGHT: batch[ROW_WEIGHT]}
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Scored:
+    """An evaluation, how long it took once all was built, and sha256 of the checkpoint, where it bears one."""
+
+    evaluation: Evaluation
+    seconds: float
+    checkpoint_sha256: str
+
+
+def of_checkpoint(job: Job, split: Split) -> Scored:
+    """Restores `init.checkpoint` and scores the split."""
+    config = job.config
+    with create_strategy(config.hardware).scope():
+        # What is wrong with the data, or with the checkpoint, is better told before a model is built; both are kept.
+        job.task.features(split, limit=config.trainer.limit_eval)
+        found = initial.read(job, whole=True)
+        module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
+        found.give(module)
+        evaluator = Evaluator(task=job.task, module=module, config=config, split=split)
+        started = time.monotonic()
+        evaluation = evaluator.evaluate()
+    seconds = time.monotonic() - started
+    return Scored(evaluation=evaluation, seconds=seconds, checkpoint_sha256=found.weights.digest)
 
 
 def write_files(evaluation: Evaluation, folder: Path) -> None:

@@ -22,11 +22,13 @@ from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import DataError
 from mobilebert_exp.metrics import check_finite
 from mobilebert_exp.modeling.variables import VariableSpec, classifier_variables, encoder_variables
-from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
+from mobilebert_exp.tasks.base import Answer, Column, Deployment, Evaluation, Features, Split
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
+
+SCORE_DIGITS = 1  # to which two scores are the same answer
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,11 +64,13 @@ class Source(Protocol):
     Attributes:
       num_outputs: classes; 1 for a score.
       is_regression: whether labels are scores.
+      labels: words by class; none for a score.
       head: see `tasks.base.Task`.
     """
 
     num_outputs: int
     is_regression: bool
+    labels: tuple[str, ...]
     head: str
 
     def files(self, split: Split) -> Mapping[str, Path]:
@@ -180,6 +184,29 @@ class Classification:
         truths = self._dev_truths if (split, limit) == (Split.dev, None) else self._truths(split, limit)
         return self._source.evaluate(truths, outputs["outputs"], split)
 
+    def deployment(self) -> Deployment:
+        source = self._source
+        return Deployment(
+            answer=Answer.score if source.is_regression else Answer.classes,
+            labels=source.labels,
+            vocabulary=self._vocabulary_file().read_bytes(),
+            preprocessing={"layout": "[CLS] text_a [SEP] text_b [SEP]", "max_seq_length": self.config.max_seq_length},
+        )
+
+    def of_exported(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Logarithms of probabilities are logits of the same probabilities."""
+        import numpy as np
+
+        if self._source.is_regression:
+            return {"outputs": outputs["scores"]}
+        least = np.finfo(np.float32).tiny  # of 8 bits some are 0
+        return {"outputs": np.log(np.maximum(outputs["probabilities"], least))}
+
+    def answers(self, evaluation: Evaluation) -> Mapping[str, object]:
+        """Classes, or scores to `SCORE_DIGITS`."""
+        found = {name: record["prediction"] for name, record in evaluation.files["predictions.json"].items()}
+        return {name: round(word, SCORE_DIGITS) if isinstance(word, float) else word for name, word in found.items()}
+
     def _columns(self, *, training: bool) -> dict[str, Column]:
         columns = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), Column(shape=(self.config.max_seq_length,)))
         if training:
@@ -197,10 +224,11 @@ class Classification:
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
-        config = self.config
-        relative = casing.VOCABULARIES[config.lower_case]
-        path = self._places.file(relative, named=config.vocab_file, key="task.vocab_file")
-        return casing.tokenizer(path, lower_case=config.lower_case)
+        return casing.tokenizer(self._vocabulary_file(), lower_case=self.config.lower_case)
+
+    def _vocabulary_file(self) -> Path:
+        relative = casing.VOCABULARIES[self.config.lower_case]
+        return self._places.file(relative, named=self.config.vocab_file, key="task.vocab_file")
 
 
 def _digests(files: Mapping[str, Path]) -> dict[str, str]:

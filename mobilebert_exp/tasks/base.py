@@ -237,6 +237,44 @@ class Demanding(Protocol):
         """Names and values for `mode=plan` to show beside its own, of the phases that run; loads no TensorFlow."""
 
 
+class Answer(enum.Enum):
+    """What an exported model answers: logits of a span's first and last token, a share for each class, or a score."""
+
+    span = "span"
+    classes = "classes"
+    score = "score"
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Deployment:
+    """What somebody who has an exported file alone must know of its task.
+
+    Attributes:
+      labels: words by class; none where the answer is no class.
+      vocabulary: contents of the vocabulary's file.
+      preprocessing: what makes inputs of texts, and answers of outputs; JSON-serialisable.
+    """
+
+    answer: Answer
+    labels: tuple[str, ...] = ()
+    vocabulary: bytes
+    preprocessing: Mapping[str, object]
+
+
+@runtime_checkable
+class Deployable(Protocol):
+    """What a task offers beside `Task` if its models can be exported for devices."""
+
+    def deployment(self) -> Deployment:
+        """What goes along with an exported file; reads the vocabulary."""
+
+    def of_exported(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What `score` takes, from the outputs of an exported model, by its names (`start_logits`, `probabilities`)."""
+
+    def answers(self, evaluation: Evaluation) -> Mapping[str, object]:
+        """What was answered, by question or row, so that two evaluations of the same features can be compared."""
+
+
 @runtime_checkable
 class Phased(Protocol):
     """What a task offers beside `Task` if it trains in phases of its own; its `losses` are then never asked for."""

@@ -58,6 +58,7 @@ class GlueSource:
         self._about = glue.DESCRIPTIONS[config.dataset]
         self.is_regression = not self._about.labels
         self.num_outputs = len(self._about.labels) or 1
+        self.labels = self._about.labels
         self.head = glue.head(config.dataset)
 
     def files(self, split: Split) -> Mapping[str, Path]:

@@ -27,7 +27,7 @@ from mobilebert_exp.metrics import SquadScore, check_finite
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
 from mobilebert_exp.tasks import _starter
 from mobilebert_exp.tasks._starter import StarterConfig
-from mobilebert_exp.tasks.base import Column, Evaluation, Features, Split
+from mobilebert_exp.tasks.base import Answer, Column, Deployment, Evaluation, Features, Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,6 +193,28 @@ class Squad:
         metrics = {**score.result(), **self._graded(examples, answers.predictions, split)}
         return Evaluation(metrics=metrics, files=files)
 
+    def deployment(self) -> Deployment:
+        config = self.config
+        return Deployment(
+            answer=Answer.span,
+            vocabulary=self._vocabulary_file().read_bytes(),
+            preprocessing={
+                "layout": "[CLS] question [SEP] paragraph [SEP]",
+                **asdict(self._sizes),
+                "n_best_size": config.n_best_size,
+                "max_answer_length": config.max_answer_length,
+                "version_2_with_negative": config.version_2_with_negative,
+                "null_score_diff_threshold": config.null_score_diff_threshold,
+            },
+        )
+
+    def of_exported(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return {name: outputs[name] for name in ("start_logits", "end_logits")}
+
+    def answers(self, evaluation: Evaluation) -> Mapping[str, object]:
+        found: Mapping[str, object] = evaluation.files["predictions.json"]
+        return found
+
     def _scored(
         self,
         examples: list[SquadExample],
@@ -273,18 +295,17 @@ class Squad:
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
+        return casing.tokenizer(self._vocabulary_file(), lower_case=self.config.lower_case)
+
+    def _vocabulary_file(self) -> Path:
         config = self.config
         if config.vocab_file is not None:
-            path = sources.fetched(config.vocab_file, cache_dir=self._cache_dir, key="task.vocab_file")
-        elif self._data_root is not None:
-            path = self._found(casing.VOCABULARIES[config.lower_case], key="task.vocab_file")
-        elif self._is_starter:
-            path = self._starter_folder / _starter.VOCABULARY_FILE
-        else:
-            raise ConfigError(
-                "task.vocab_file is not set; name the WordPiece vocabulary that goes with task.train_file"
-            )
-        return casing.tokenizer(path, lower_case=config.lower_case)
+            return sources.fetched(config.vocab_file, cache_dir=self._cache_dir, key="task.vocab_file")
+        if self._data_root is not None:
+            return self._found(casing.VOCABULARIES[config.lower_case], key="task.vocab_file")
+        if self._is_starter:
+            return self._starter_folder / _starter.VOCABULARY_FILE
+        raise ConfigError("task.vocab_file is not set; name the WordPiece vocabulary that goes with task.train_file")
 
     def _found(self, relative: str, *, key: str) -> Path:
         return sources.find(relative, data_root=self._data_root, cache_dir=self._cache_dir, key=key)

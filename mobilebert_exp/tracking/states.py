@@ -79,6 +79,11 @@ def run_id_of(run_dir: Path) -> str:
     return str(_read(run_dir / STATE_FILE).get("run_id", ""))
 
 
+def state_of(run_dir: Path) -> str:
+    """The state of the run in a folder; "" where none is known."""
+    return str(_read(run_dir / STATE_FILE).get("state", ""))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return parsed(path.read_bytes(), place=path)

@@ -55,6 +55,12 @@ def is_named(place: str) -> bool:
     return place.startswith(SCHEME)
 
 
+def run_id_in(place: str) -> str:
+    """The run that a place of this kind names; "" if it is of another kind."""
+    named = _PLACE.fullmatch(place)
+    return named[1] if named else ""
+
+
 def resolve(place: str, *, uri: str, cache_dir: str | Path) -> str:
     """The run's folder on this machine, a copy of its artifacts in the cache, or `gs://…`; with `/best` or `/last`.
 

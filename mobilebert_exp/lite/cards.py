@@ -1,0 +1,30 @@
+"""The card of an exported model, wherever its format keeps it: at the end of a `.tflite`, beside a SavedModel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mobilebert_exp.errors import ExportError
+from mobilebert_exp.lite import metadata
+from mobilebert_exp.lite.metadata import Card
+
+# In `Card.source`: what the head answers, as `Task.head`; what the tracker calls the run that has the weights, and the
+# one that wrote the file; sha256 of the checkpoint.
+HEAD, SOURCE_RUN, EXPORT_RUN, CHECKPOINT = "head", "source_run_id", "export_run_id", "checkpoint_sha256"
+BESIDE = "assets.extra/mobilebert_exp.zip"  # in a SavedModel: the files that a `.tflite` has at its end
+
+
+def card_of(path: Path) -> Card:
+    """The card of a `.tflite` or of a SavedModel's folder.
+
+    Raises:
+      ExportError: it is not there, torn, or was not exported here.
+    """
+    if path.is_dir() and not (path / BESIDE).is_file():
+        raise ExportError(f"{path} is no SavedModel of mode=export, it lacks {BESIDE}; name one, or a .tflite")
+    return metadata.read(path / BESIDE if path.is_dir() else path)
+
+
+def put_beside(card: Card, folder: Path) -> None:
+    """Adds its card to a SavedModel's folder; loading it does not read that."""
+    (folder / BESIDE).write_bytes(metadata.with_files(b"", metadata.files(card)))

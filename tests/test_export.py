@@ -1,0 +1,197 @@
+"""mode=export: files of a run, whole or not at all, with what an app must know inside, and what cannot be exported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exports import STARTER, Bench, glue, result
+
+from mobilebert_exp.lite import cards
+from mobilebert_exp.lite.interpreter import LiteModel
+from mobilebert_exp.modeling.checkpoints import saved_model
+from mobilebert_exp.runners import peak_memory
+from mobilebert_exp.runners.export import NAMES
+from mobilebert_exp.tracking import store
+from mobilebert_exp.tracking.base import RunState
+
+FILES = {each.name: name for each, name in NAMES.items()}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    root = tmp_path_factory.mktemp("glue")
+    bench = Bench.of(root, *glue(root, "sst2"))
+    bench.trained("trained")
+    return bench
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_format_of_a_run(bench: Bench) -> None:
+    asked = ("mode=export", "export.format=all", "export.calibration_examples=8")
+    run = bench.succeeds(*asked, f"init.checkpoint={bench.folder}/trained", to="all")
+    record = json.loads((run / "exports/exports.json").read_text())
+    assert sorted(path.name for path in (run / "exports").iterdir()) == sorted([*FILES.values(), "exports.json"])
+    assert {name: each["file"] for name, each in record["files"].items()} == FILES
+    assert record["left_out"] == {}
+    for format, name in FILES.items():
+        path, each = run / "exports" / name, record["files"][format]
+        assert each["seconds"] > 0 and each["peak_memory_bytes"] > 2**20
+        card = cards.card_of(path)
+        assert (card.task, card.head, card.format, card.length) == ("glue_sst2", "classes", format, 12)
+        assert (card.labels, card.lower_case) == (("0", "1"), True)
+        assert card.vocabulary == (bench.folder / "vocab/bert_uncased_vocab.txt").read_bytes()
+        assert card.source["source_run_id"] == "run-trained"
+        if path.is_file():
+            assert (each["sha256"], each["bytes"]) == (_sha256(path), path.stat().st_size)
+            assert LiteModel(path).output_names == ["probabilities"]
+    sizes = {format: each["bytes"] for format, each in record["files"].items()}
+    assert sizes["tflite_dynamic"] < sizes["tflite_float16"] < sizes["tflite_float"]
+
+
+@pytest.mark.slow
+def test_a_store_leads_from_files_to_the_run_and_from_figures_to_the_files(bench: Bench) -> None:
+    from mlflow.tracking import MlflowClient
+
+    asked = ("mode=export", "export.format=all", "export.calibration_examples=8", "tracking=mlflow")
+    run = bench.succeeds(*asked, f"init.checkpoint={bench.folder}/trained", to="tracked")
+    files = json.loads((run / "exports/exports.json").read_text())["files"]
+    client = MlflowClient(store.resolve_uri(None, None, bench.folder / "outputs"))
+    export = client.get_run(result(run)["run_id"])
+    assert (export.data.tags["mode"], export.data.tags["source_run_id"]) == ("export", "run-trained")
+    artifacts = {file.path for file in client.list_artifacts(export.info.run_id, "exports")}
+    assert artifacts == {f"exports/{name}" for name in [*FILES.values(), "exports.json"]}
+    served = {file.path for file in client.list_artifacts(export.info.run_id, "exports/saved_model")}
+    assert "exports/saved_model/saved_model.pb" in served
+    for format, name in FILES.items():
+        assert export.data.params[f"sha256.{name}"] == files[format]["sha256"]
+        assert export.data.metrics[f"export/{format}/bytes"] == files[format]["bytes"] > 10_000
+
+    file = f"export.path={run}/exports/model_float.tflite"
+    evaluated = client.get_run(result(bench.succeeds("mode=evaluate", file, "tracking=mlflow", to="judged"))["run_id"])
+    links = {name: evaluated.data.tags[name] for name in ("mode", "source_run_id", "export_run_id")}
+    assert links == {"mode": "evaluate", "source_run_id": "run-trained", "export_run_id": export.info.run_id}
+    assert evaluated.data.metrics["dev/accuracy"] == evaluated.data.metrics["model/accuracy"]
+    assert evaluated.data.metrics["final/equal_answers"] == 100.0
+
+
+def test_a_saved_model_has_the_run_s_weights_bit_by_bit(bench: Bench) -> None:
+    run = bench.succeeds(
+        "mode=export", "export.format=savedmodel", f"init.checkpoint={bench.folder}/trained", to="served"
+    )
+    found, vocabulary = saved_model.read(run / "exports/saved_model"), bench.folder / "vocab/bert_uncased_vocab.txt"
+    assert (found.vocabulary, found.lower_case) == (vocabulary.read_bytes(), True)
+    again = bench.succeeds(
+        "mode=export", "export.format=tflite_float", f"init.checkpoint={run}/exports/saved_model", to="again"
+    )
+    direct = bench.succeeds("mode=export", f"init.checkpoint={bench.folder}/trained", to="direct")
+    models = [LiteModel(path / "exports/model_float.tflite") for path in (again, direct)]
+    row = {name: np.ones((1, 12), np.int32) for name in ("input_ids", "input_mask", "segment_ids")}
+    np.testing.assert_array_equal(*(model.outputs(row)["probabilities"] for model in models))
+
+
+def test_a_model_without_an_8_bit_form_is_exported_without_it(bench: Bench) -> None:
+    norm = ("model.normalization=layer_norm", f"init.checkpoint={bench.folder}/norm", "export.calibration_examples=4")
+    bench.trained("norm", "model.normalization=layer_norm")
+    said = bench.refuses("mode=export", "export.format=tflite_int8_strict", *norm)
+    assert list((bench.folder / "refused/exports").iterdir()) == []
+    assert result(bench.folder / "refused")["state"] == "FAILED"
+    run = bench.succeeds("mode=export", "export.format=all", *norm, to="without")
+    record = json.loads((run / "exports/exports.json").read_text())
+    assert record["left_out"]["tflite_int8_strict"] == said
+    assert {"tflite_float", "savedmodel"} <= record["files"].keys()
+    assert not (run / "exports/model_int8_strict.tflite").exists()
+
+
+def test_a_file_of_another_length_than_training(bench: Bench) -> None:
+    start = f"init.checkpoint={bench.folder}/trained"
+    run = bench.succeeds("mode=export", "export.length=20", "export.dynamic_length=true", start, to="longer")
+    card = cards.card_of(run / "exports/model_float.tflite")
+    assert (card.length, card.dynamic_length, card.preprocessing["max_seq_length"]) == (20, True, 20)
+    assert LiteModel(run / "exports/model_float.tflite").length is None
+
+
+def test_what_cannot_be_exported(bench: Bench) -> None:
+    start = f"init.checkpoint={bench.folder}/trained"
+    assert bench.refuses("mode=export") == (
+        "mode=export needs init.checkpoint=RUN_DIR, the folder of a finished training run"
+    )
+    assert bench.refuses("mode=export", start, "export.length=600") == (
+        "export.length=600 exceeds the model's 512 positions (model.max_positions); lower it"
+    )
+    said = bench.refuses("mode=export", start, "export.format=tflite_int8", "export.calibration_examples=65")
+    assert said == (
+        "export.calibration_examples=65 exceeds the 64 training features; lower it, or name more training data"
+    )
+
+
+def test_a_task_without_a_head_for_devices(tmp_path: Path) -> None:
+    bench = Bench.of(tmp_path, "+preset=micro_teacher", "model=micro")
+    said = bench.refuses("mode=export", f"init.checkpoint={tmp_path}")
+    assert said == (
+        "mode=export: task=pretrain has no head that answers on a device (a span, a class or a score); "
+        "fine-tune the run on a task that has one, and name that run and task"
+    )
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.FAILED, RunState.KILLED, RunState.PREEMPTED])
+def test_an_unfinished_run(bench: Bench, state: RunState) -> None:
+    place = bench.trained(f"un{state.name}", state=state)
+    assert bench.refuses("mode=export", f"init.checkpoint={place}", to="untouched") == (
+        f"init.checkpoint={place} is a run that did not finish ({state.name}); let it finish, "
+        f"or name a checkpoint of it: init.checkpoint={place}/last"
+    )
+    assert not (bench.folder / "untouched").exists()
+
+
+def test_a_checkpoint_of_an_unfinished_run_may_be_named(bench: Bench) -> None:
+    place = bench.trained("unfinished", state=RunState.KILLED)
+    run = bench.succeeds("mode=export", f"init.checkpoint={place}/last", to="named")
+    assert (run / "exports/model_float.tflite").is_file()
+
+
+def test_training_data_are_read_for_calibration_alone(bench: Bench) -> None:
+    without = ["task.train_file=/nowhere.tsv", f"init.checkpoint={bench.folder}/trained", "mode=export"]
+    bench.succeeds(*without, "export.format=tflite_dynamic", to="uncalibrated")
+    said = bench.refuses(*without, "export.format=tflite_int8")
+    assert said == "task.train_file=/nowhere.tsv does not exist; name a file that does"
+
+
+def test_a_place_that_cannot_be_written_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mobilebert_exp import files
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_bytes(bench.folder / "half", b"content")
+    assert not [path for path in bench.folder.iterdir() if "half" in path.name]
+
+
+def test_the_peak_is_that_of_the_block() -> None:
+    def held(size: int) -> int:
+        with peak_memory.measured() as peak:
+            np.ones(size, np.uint8)
+            return peak()
+
+    large, small = held(300 * 2**20), held(2**20)
+    assert large - small > 250 * 2**20
+
+
+def test_span_files_name_what_makes_windows(tmp_path: Path) -> None:
+    bench = Bench.of(tmp_path, *STARTER)
+    run = bench.succeeds("mode=export", f"init.checkpoint={bench.trained('spans')}", to="export")
+    card = cards.card_of(run / "exports/model_float.tflite")
+    expected: dict[str, Any] = {"doc_stride": 32, "max_query_length": 16, "max_seq_length": 68, "max_answer_length": 30}
+    assert {name: card.preprocessing[name] for name in expected} == expected
+    assert (card.head, card.labels) == ("span", ())
+    assert LiteModel(run / "exports/model_float.tflite").output_names == ["end_logits", "start_logits"]

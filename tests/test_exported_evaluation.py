@@ -1,0 +1,204 @@
+"""mode=evaluate of exported files: what the file answers, the model beside it, and files that are not to be judged."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exports import STARTER, Bench, glue, result
+
+from mobilebert_exp import compose, registry
+from mobilebert_exp.tasks.base import Deployable, Evaluation
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A run on SST-2, `export/exports` of it, and one that knows nothing but the other class."""
+    root = tmp_path_factory.mktemp("glue")
+    bench = Bench.of(root, *glue(root, "sst2"))
+    bench.trained("trained", is_undecided=True)
+    asked = ("mode=export", "export.format=all", "export.calibration_examples=8")
+    bench.succeeds(*asked, f"init.checkpoint={root}/trained", to="export")
+    return bench
+
+
+def _file(bench: Bench, name: str = "model_float.tflite") -> str:
+    return f"export.path={bench.folder}/export/exports/{name}"
+
+
+def _predictions(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "predictions.json").read_text())
+    return {name: record["prediction"] for name, record in found.items()}
+
+
+@pytest.mark.parametrize("name", ["model_float.tflite", "saved_model"])
+def test_a_file_answers_as_its_model(bench: Bench, name: str) -> None:
+    run = bench.succeeds("mode=evaluate", _file(bench, name), "export.max_drop=0", to=f"judged-{name}")
+    answers = _predictions(run / "predictions")
+    assert answers == _predictions(run / "predictions/model")
+    assert len(set(answers.values())) > 1, "one answer to everything compares nothing"
+    metrics = result(run)["metrics"]
+    assert metrics["equal_answers"] == 100.0
+    assert metrics["accuracy"] == metrics["model_accuracy"]
+    alone = bench.succeeds("mode=evaluate", f"init.checkpoint={bench.folder}/trained", to=f"alone-{name}")
+    assert result(alone)["metrics"]["accuracy"] == metrics["accuracy"]
+    assert answers == _predictions(alone / "predictions")
+
+
+def test_any_batch_and_a_part_of_the_split(bench: Bench) -> None:
+    asked = ("mode=evaluate", _file(bench, "model_int8.tflite"), "trainer.limit_eval=11")
+    one, other = (bench.succeeds(*asked, f"task.eval_batch_size={size}", to=f"by-{size}") for size in (3, 32))
+    assert _predictions(one / "predictions") == _predictions(other / "predictions")
+    assert len(_predictions(one / "predictions")) == 11
+
+
+def test_a_table_shows_both_and_a_drop_fails_the_run_with_its_figures(bench: Bench) -> None:
+    """The model beside the file always answers the class that the file never does."""
+    file = bench.succeeds("mode=export", f"init.checkpoint={_biased(bench, 'never', -1e3)}", to="worse")
+    for name in ("train", "dev"):
+        path = bench.folder / f"glue/SST-2/{name}.tsv"
+        path.write_text(re.sub(r"\t0$", "\t1", path.read_text(), flags=re.MULTILINE))
+    asked = ("mode=evaluate", f"export.path={file}/exports/model_float.tflite")
+    asked += (f"init.checkpoint={_biased(bench, 'always', 1e3)}",)
+    shown = bench.run(*asked, "export.max_drop=100", to="allowed")
+    assert shown.code == 0
+    assert re.search(r"metric +model +file +difference\n +accuracy +100\.00 +0\.00 +-100\.00\n", shown.out)
+    assert "equal answers: 0.00 %" in shown.out
+
+    said = bench.refuses(*asked, "export.max_drop=2.5", to="dropped")
+    assert said == (
+        f"export.path={file}/exports/model_float.tflite: accuracy is 0.00, 100.00 below the model's 100.00, and "
+        "export.max_drop=2.5; try another export.format, more export.calibration_examples, or quantisation-aware "
+        "training (model=qat)"
+    )
+    kept = result(bench.folder / "dropped")
+    assert (kept["state"], kept["reason"]) == ("FAILED", f"ShortfallError: {said}")
+    assert kept["metrics"] == result(bench.folder / "allowed")["metrics"]
+    assert kept["metrics"]["model_accuracy"] == 100.0
+    assert (bench.folder / "dropped/predictions/predictions.json").is_file()
+
+
+def _biased(bench: Bench, name: str, bias: float) -> Path:
+    def change(values: dict[str, Any]) -> None:
+        values["heads/classifier/bias"] = np.array([0.0, bias], np.float32)
+
+    return bench.trained(name, change=change)
+
+
+def test_a_file_without_its_model_stands_alone(bench: Bench, tmp_path: Path) -> None:
+    copy = tmp_path / "model.tflite"
+    shutil.copy(bench.folder / "export/exports/model_float.tflite", copy)
+    ended = bench.run("mode=evaluate", f"export.path={copy}", to="moved")
+    assert ended.code == 0, ended.err
+    assert "no model to compare with; init.checkpoint=RUN names one" in ended.out
+    assert result(bench.folder / "moved")["metrics"].keys() == {"accuracy", "glue_score", "file_megabytes"}
+    assert bench.refuses("mode=evaluate", f"export.path={copy}", "export.max_drop=1") == (
+        f"export.max_drop=1.0 needs the model of export.path={copy}, and it is not to be had here; "
+        "name it with init.checkpoint=RUN"
+    )
+
+
+def test_files_that_are_not_to_be_judged(bench: Bench, tmp_path: Path) -> None:
+    file = f"{bench.folder}/export/exports/model_float.tflite"
+    head = "GLUE sst2: 0, 1"
+    other = Bench.of(tmp_path, *glue(tmp_path, "rte"))
+    assert other.refuses("mode=evaluate", f"export.path={file}") == (
+        f"export.path={file} is of another task, glue_sst2 ({head}), and this one asks for GLUE rte: entailment, "
+        "not_entailment; evaluate it with its own task"
+    )
+    assert bench.refuses("mode=evaluate", _file(bench), "task.max_seq_length=10") == (
+        f"export.path={file} takes 12 tokens, and task.max_seq_length=10; set task.max_seq_length=12"
+    )
+    words = (bench.folder / "vocab/bert_uncased_vocab.txt").read_text()
+    (tmp_path / "words.txt").write_text(words.replace("harp", "lute"))
+    said = bench.refuses("mode=evaluate", _file(bench), f"task.vocab_file={tmp_path}/words.txt")
+    assert re.fullmatch(
+        rf"export\.path={re.escape(file)} is of another vocabulary \(sha256 [0-9a-f]{{12}}…, task\.lower_case=true; "
+        r"here [0-9a-f]{12}…, true\); name its own with task\.vocab_file or data_root",
+        said,
+    )
+    assert not (bench.folder / "refused").exists(), "told before a run begins"
+    assert not (tmp_path / "refused").exists()
+
+
+def test_files_that_are_none(bench: Bench, tmp_path: Path) -> None:
+    assert bench.refuses("mode=evaluate", f"export.path={tmp_path}/no.tflite") == (
+        f"export.path={tmp_path}/no.tflite does not exist; name a file that does"
+    )
+    whole = (bench.folder / "export/exports/model_float.tflite").read_bytes()
+    for name, content in {"torn": whole[: len(whole) // 2], "text": b"this is no model", "empty": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        said = bench.refuses("mode=evaluate", f"export.path={tmp_path}/{name}")
+        assert said.startswith(f"{tmp_path}/{name} ") and "truncated" in said
+    (tmp_path / "folder").mkdir()
+    assert bench.refuses("mode=evaluate", f"export.path={tmp_path}/folder") == (
+        f"{tmp_path}/folder is no SavedModel of mode=export, it lacks assets.extra/mobilebert_exp.zip; "
+        "name one, or a .tflite"
+    )
+    assert bench.refuses("mode=evaluate") == (
+        "mode=evaluate needs init.checkpoint=RUN_DIR, the folder of a finished training run, "
+        "or export.path=FILE, an exported file"
+    )
+    assert bench.refuses("mode=predict", f"init.checkpoint={bench.folder}/trained", _file(bench)) == (
+        "export.path is for mode=evaluate and mode=benchmark; mode=predict takes init.checkpoint"
+    )
+    assert not (bench.folder / "refused").exists()
+
+
+def test_a_damaged_saved_model(bench: Bench, tmp_path: Path) -> None:
+    copy = tmp_path / "saved_model"
+    shutil.copytree(bench.folder / "export/exports/saved_model", copy)
+    graph = copy / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[:1000])
+    said = bench.refuses("mode=evaluate", f"export.path={copy}", to="damaged")
+    assert said.startswith(f"{copy} cannot be loaded (") and said.endswith("; export it again")
+
+
+def test_another_checkpoint_than_the_file_s_is_told(bench: Bench) -> None:
+    other = bench.trained(
+        "other", change=lambda values: values.update({"heads/classifier/bias": np.ones(2, np.float32)})
+    )
+    ended = bench.run("mode=evaluate", _file(bench), f"init.checkpoint={other}", to="another")
+    assert ended.code == 0
+    assert "was made of another checkpoint (sha256 " in ended.out
+
+
+@pytest.mark.slow
+def test_spans_and_a_shorter_text_in_a_file_of_any_length(tmp_path: Path) -> None:
+    bench = Bench.of(tmp_path, *STARTER)
+    start = f"init.checkpoint={bench.trained('spans')}"
+    longer = ("export.length=96", "export.dynamic_length=true")
+    for name, more in {"fixed": (), "dynamic": longer}.items():
+        exported = bench.succeeds("mode=export", start, *more, to=f"export-{name}")
+        file = f"export.path={exported}/exports/model_float.tflite"
+        metrics = result(bench.succeeds("mode=evaluate", file, "export.max_drop=0", to=f"judged-{name}"))["metrics"]
+        assert metrics["equal_answers"] == 100.0
+        assert metrics["f1"] == metrics["model_f1"]
+    assert bench.refuses("mode=evaluate", file, "task.max_seq_length=100") == (
+        f"{file} takes up to 96 tokens, and task.max_seq_length=100; set task.max_seq_length=96"
+    )
+
+
+STSB = ("task=glue", "task.dataset=stsb", "data_root=/nowhere")
+
+
+def test_scores_are_compared_to_a_digit_and_logarithms_of_probabilities_are_logits(tmp_path: Path) -> None:
+    scores: Any = registry.create_task(compose([*STSB, f"cache_dir={tmp_path}"]))
+    classes: Any = registry.create_task(compose(["task=glue", "task.dataset=rte", f"cache_dir={tmp_path}"]))
+    assert isinstance(scores, Deployable) and isinstance(classes, Deployable)
+    given = np.array([[2.5], [3.0]], np.float32)
+    np.testing.assert_array_equal(scores.of_exported({"scores": given})["outputs"], given)
+    files = {"predictions.json": {"1": {"prediction": 2.53}, "2": {"prediction": 2.56}}}
+    assert scores.answers(Evaluation(metrics={}, files=files)) == {"1": 2.5, "2": 2.6}
+    logits = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    shares[0] = [0.0, 1.0]  # as 8 bits have it
+    found = classes.of_exported({"probabilities": shares})["outputs"]
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(np.exp(found[1:]) / np.exp(found[1:]).sum(axis=1, keepdims=True), shares[1:], rtol=1e-5)
+    np.testing.assert_array_equal(found.argmax(axis=1), shares.argmax(axis=1))
