@@ -22,7 +22,8 @@ class Graph:
     def __init__(self) -> None:
         self._graph = schema.SubGraphT()
         self._graph.tensors, self._graph.operators = [], []
-        self._buffers, self._codes, self._names = [schema.BufferT()], [], {}
+        self._buffers, self._codes = [schema.BufferT()], list[Any]()
+        self._names: dict[str, int] = {}
 
     def tensor(
         self,

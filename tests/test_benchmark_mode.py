@@ -26,8 +26,8 @@ from mobilebert_exp.runners.stopwatch import Process, Subject
 QUICK = BenchmarkConfig(threads=[1, 2], runs=6, warmup_runs=1, examples=3)
 
 
-def _run(path: Path | None, folder: Path, *, checkpoint: str | None = None) -> tuple[Outcome, FakeTracker]:
-    config = toy.experiment(init__checkpoint=checkpoint, benchmark=QUICK, export=ExportConfig(path=path and str(path)))
+def _run(path: Path, folder: Path, *, checkpoint: str | None = None) -> tuple[Outcome, FakeTracker]:
+    config = toy.experiment(init__checkpoint=checkpoint, benchmark=QUICK, export=ExportConfig(path=str(path)))
     tracker, run_dir = toy.started(FakeTracker()), folder / "run"
     run_dir.mkdir()
     job = Job(
@@ -36,8 +36,9 @@ def _run(path: Path | None, folder: Path, *, checkpoint: str | None = None) -> t
     return benchmark.run(job), tracker
 
 
-def _rows(folder: Path, **batch: np.ndarray) -> Path:
-    np.savez(folder / "rows.npz", **(batch or lite_files.batch(2)))
+def _rows(folder: Path) -> Path:
+    batch: dict[str, Any] = lite_files.batch(2)
+    np.savez(folder / "rows.npz", **batch)
     return folder / "rows.npz"
 
 

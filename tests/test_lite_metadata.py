@@ -125,8 +125,8 @@ def test_the_file_gives_its_card_back_and_runs_as_before(card: Card, tmp_path: P
 def test_equal_cards_give_equal_bytes() -> None:
     other = dataclasses.replace(
         CARD,
-        preprocessing=dict(reversed(CARD.preprocessing.items())),
-        source=dict(reversed(CARD.source.items())),
+        preprocessing=dict(reversed(list(CARD.preprocessing.items()))),
+        source=dict(reversed(list(CARD.source.items()))),
     )
     assert metadata.described(other) == metadata.described(CARD)
     assert metadata.with_files(b"model", metadata.files(other)) == metadata.with_files(b"model", metadata.files(CARD))

@@ -206,7 +206,7 @@ def _content(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _card(found: Mapping[str, bytes]) -> Card:
-    record: dict[str, Any] = json.loads(found[RECORD])
+    record: Any = json.loads(found[RECORD])
     if not isinstance(record, dict) or record.pop("version") != VERSION:
         raise ValueError(f"{RECORD} is of another version")
     digest = record.pop("vocabulary_sha256")

@@ -55,7 +55,8 @@ def profile(path: Path, row: Mapping[str, np.ndarray], *, threads: int, runs: in
     model = opened(path)
     graph = model.subgraphs[0]
     values = Values(path, row)
-    names, groups = {}, {}
+    names: dict[tuple[object, ...], str] = {}
+    groups: dict[tuple[object, ...], list[OperatorT]] = {}
     for operator in graph.operators:
         key = values.key(model, operator)
         names[key] = op_name(model, operator)

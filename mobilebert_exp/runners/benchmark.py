@@ -108,7 +108,7 @@ def _rows(job: Job, scratch: Path) -> Path:
     features = job.task.features(Split.dev, limit=count)
     batch = {name: value.numpy() for name, value in next(iter(evaluation_batches(features, batch_size=count))).items()}
     is_real = batch.pop(ROW_WEIGHT) > 0
-    columns = {name: value[is_real] for name, value in batch.items()}
+    columns: dict[str, Any] = {name: value[is_real] for name, value in batch.items()}
     columns.setdefault("segment_ids", np.zeros_like(columns["input_ids"]))
     np.savez(scratch / "rows.npz", **columns)
     return scratch / "rows.npz"

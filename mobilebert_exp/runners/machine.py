@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 LIBRARIES = ("ai-edge-litert", "tensorflow", "numpy")
 # What decides how fast products of small numbers are: of Intel and AMD (dot products of 8 bits, 16-bit floats) and ARM.
-FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16")
-FLAGS += ("asimd", "asimddp", "i8mm", "bf16", "fphp", "sve")
+INTEL = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16")
+ARM = ("asimd", "asimddp", "i8mm", "bf16", "fphp", "sve")
+DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 def described() -> dict[str, object]:
@@ -22,7 +24,7 @@ def described() -> dict[str, object]:
         "cpu": known.get("model name") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
-        "instructions": [flag for flag in FLAGS if flag in present],
+        "instructions": [flag for flag in INTEL + ARM if flag in present],
         "load_before": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -30,11 +32,11 @@ def described() -> dict[str, object]:
     }
 
 
-def has_dot_products(machine: dict[str, object]) -> bool:
+def has_dot_products(machine: Mapping[str, object]) -> bool:
     """Whether the CPU multiplies and adds 8-bit numbers in one instruction."""
     found = machine["instructions"]
     assert isinstance(found, list)
-    return bool({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & set(found))
+    return bool(DOT_PRODUCTS & set(found))
 
 
 def _cpu() -> dict[str, str]:

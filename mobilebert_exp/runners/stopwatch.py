@@ -161,7 +161,7 @@ def _open(request: Mapping[str, Any]) -> _Opened:
     with np.load(request["rows"], allow_pickle=False) as columns:
         batch = dict(columns)
     count = len(next(iter(batch.values())))
-    rows = [{name: values[row : row + 1] for name, values in batch.items()} for row in range(count)]
+    rows: list[Row] = [{name: values[row : row + 1] for name, values in batch.items()} for row in range(count)]
     path = Path(request["path"])
     opens = _lite if path.suffix == SUFFIX else _saved_model
     return opens(path, rows, request)
@@ -226,7 +226,7 @@ def _saved_model(path: Path, rows: list[Row], request: Mapping[str, Any]) -> _Op
     wanted = function.structured_input_signature[1]
     if missing := sorted(set(wanted) - set(rows[0])):
         raise ExportError(f"{path} wants {', '.join(missing)}, which the task's features do not have")
-    given = [{name: tf.constant(row[name], wanted[name].dtype) for name in wanted} for row in rows]
+    given: list[Row] = [{name: tf.constant(row[name], wanted[name].dtype) for name in wanted} for row in rows]
 
     def run(row: Row) -> object:
         return [value.numpy() for value in function(**row).values()]
