@@ -5,7 +5,6 @@
     ├── DataError                 an input file that is missing, malformed or of another kind
     │   └── MissingDataError      one that is not there at all, or a part that a data set does not have
     ├── CheckpointError           a checkpoint that is missing, torn or of another model
-    ├── ExportError               a model that has no such form on a device, or a file for devices that cannot be used
     ├── OutputError               a place that cannot be written (rights, space)
     ├── StorageError              a bucket that refuses, or cannot be reached
     ├── WorkerError               a process of ours that was ended from outside, or cannot be started
@@ -72,7 +71,3 @@ class RunStopped(BaseException):
         super().__init__(f"stopped by signal {signal_number}")
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number
-
-
-class ExportError(UserError):
-    """A model has no such exported form, or an exported file cannot be read or run."""
