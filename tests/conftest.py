@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import replicas
 from absl import logging as absl_logging
 from cloud import BUCKET, VARIABLE, spoilt
 from faults import Proxy
@@ -47,6 +48,13 @@ def _tidy() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _together(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What takes minutes is measured once for all processes of a run."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        replicas.shared_folder.append(tmp_path_factory.getbasetemp().parent)
 
 
 @pytest.fixture(scope="session")

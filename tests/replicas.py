@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -19,19 +20,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COUNTS = (1, 2, 4)
+shared_folder: list[Path] = []  # of the processes of one run of the tests, told by `conftest`
 PARTS = 4  # pieces of a gradient that replicas share among them
 OPTIMIZER_STEPS = 3
 
 
 @functools.cache
 def measured() -> Mapping[str, np.ndarray]:
-    """Runs this file once a test process."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "measured.npz"
-        subprocess.run([sys.executable, __file__, str(file)], check=True, env=environment(), timeout=600)
+    """Runs this file once, for all processes of the tests if they have a folder in common (`shared_folder`)."""
+    with contextlib.ExitStack() as stack:
+        folder = shared_folder[0] if shared_folder else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        file = folder / "measured.npz"
+        stack.enter_context(FileLock(folder / "measured.lock"))
+        if not file.exists():
+            partial = folder / "partial.npz"
+            subprocess.run([sys.executable, __file__, str(partial)], check=True, env=environment(), timeout=600)
+            partial.rename(file)
         with np.load(file) as found:
             return dict(found)
 

@@ -114,7 +114,7 @@ def test_a_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tf1_files.PRESETS)
+@pytest.mark.parametrize("name", ("opt", "multilingual"))
 def test_a_round_trip_at_full_size_is_bit_equal(name: str, tmp_path: Path) -> None:
     round_trip(compose([f"model={name}"]).model, tmp_path, "tf1", "tf_models", "huggingface")
 

@@ -44,15 +44,18 @@ def test_one_device_trains_as_in_this_process(tmp_path: Path) -> None:
     np.testing.assert_allclose(replicas.measured()["train-1:losses"], here.losses, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_replicas_go_with_accumulation_and_xla() -> None:
     check_trained_alike("accumulated-xla-2", "train-1")
 
 
+@pytest.mark.slow
 def test_replicas_go_with_bfloat16() -> None:
     measured = replicas.measured()
     np.testing.assert_allclose(measured["bfloat16-2:losses"], measured["train-1:losses"][:3], rtol=0, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_replicas_evaluate_every_row_once_in_order(count: int) -> None:
     measured = replicas.measured()

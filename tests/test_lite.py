@@ -205,6 +205,13 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
         dataclasses.replace(chosen, values=spoilt).file("float")
 
 
+def test_a_model_that_has_diverged_is_refused() -> None:
+    chosen = case("opt", HeadKind.span)
+    grown = {name: value * np.float32(1e4 if name.endswith("kernel") else 1) for name, value in chosen.values.items()}
+    with pytest.raises(ExportError, match=r"reaches from .* which 8 bits cannot tell apart"):
+        dataclasses.replace(chosen, values=grown).file("int8")
+
+
 def test_ranges_come_from_rows_or_from_training() -> None:
     chosen, point = case("opt", HeadKind.span), "layers/ffn_0/norm"
     with pytest.raises(ExportError, match=r"the range of .* is not known; export with calibration examples"):

@@ -92,7 +92,7 @@ def test_official_classes_restore_ours_and_we_read_theirs(name: str, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ("opt", "tiny", "base"))
 def test_parity_at_full_depth_and_vocabulary(name: str, tmp_path: Path) -> None:
     check_parity(preset(name), tmp_path)
 
@@ -118,7 +118,7 @@ def test_there_and_back_changes_no_bit(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ("opt", "tiny", "base"))
 def test_there_and_back_at_full_depth_and_vocabulary(name: str, tmp_path: Path) -> None:
     config = preset(name)
     there_and_back(tmp_path / "there", invented(config, every_head(config)))

@@ -33,12 +33,13 @@ def rows(job: dict[str, Any]) -> list[dict[str, np.ndarray]]:
 
 
 def weights(job: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Kernels that keep the size of what they multiply, norms around 1."""
+    """Norms below 1 and small sums, so that activations keep their size through all layers."""
     model, rng, found = model_of(job["architecture"]), np.random.default_rng(1), {}
     for spec in [*encoder_variables(model), *span_variables(model)]:
         drawn = rng.standard_normal(spec.shape, np.float32)
         width = spec.shape[-2] if spec.name.endswith("kernel") else 100
-        found[spec.name] = drawn / np.float32(np.sqrt(width)) + np.float32(spec.name.endswith("gamma"))
+        spread = (0.1 if spec.name.endswith("output/kernel") else 1.0) / np.sqrt(width)
+        found[spec.name] = drawn * np.float32(spread) + np.float32(0.9 * spec.name.endswith("gamma"))
     return found
 
 

@@ -25,6 +25,7 @@ PRECISIONS = {
     ExportFormat.tflite_int8: precision.INT8,
     ExportFormat.tflite_int8_strict: precision.STRICT,
 }
+LARGEST = 1e7  # activation: more is a model that has diverged, whose scales the interpreter refuses by ending itself
 THREADS = 2  # of calibration
 MARGIN = 8.0  # by which the scores of padding lie below the lowest of the others, in 8 bits: e^-8 of its share
 
@@ -90,6 +91,12 @@ def _measured(
     """The ranges that a file needs and nothing tells."""
     missing = {name for name in calibration.wanted(graph, chosen) if name not in known}
     found = calibration.measured(graph, missing, rows, length=length, threads=THREADS)
+    for name, (low, high) in found.items():
+        if not -LARGEST <= low <= high <= LARGEST:
+            raise ExportError(
+                f"{name} reaches from {low:.3g} to {high:.3g}, which 8 bits cannot tell apart; "
+                "export another checkpoint, or export.format=tflite_float"
+            )
     if absent := sorted(missing - set(found)):
         raise ExportError(
             f"the range of {absent[0]} is not known; export with calibration examples, or a checkpoint of model=qat"
