@@ -17,7 +17,7 @@ def tags(asked: ExperimentConfig, found: ExperimentConfig) -> dict[str, str]:
 
     Args:
       asked: as the user has it, `mlflow:RUN_ID` included.
-      found: with places on this machine, as `fitting.with_weights` returns it.
+      found: with places on this machine, as `deploying.with_weights` returns it.
     """
     ids: dict[str, str] = {}
     if found.mode is Mode.evaluate and found.export.path is not None:
