@@ -251,8 +251,8 @@ class _Run:
             except BaseException as problem:
                 mendable = isinstance(problem, UserError) and not isinstance(problem, DivergedError)
                 reason = f"{type(problem).__name__}: {problem}"
-                outcome = problem.outcome if isinstance(problem, ShortfallError) else None
-                self._close(RunState.FAILED, reason=reason, outcome=outcome, mendable=mendable)
+                found = problem.outcome if isinstance(problem, ShortfallError) else None
+                self._close(RunState.FAILED, reason=reason, outcome=found, mendable=mendable)
                 raise
             return self._close(RunState.FINISHED, outcome=outcome)
 

@@ -80,7 +80,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
         "deploying",
         {"fitting", "task interface", "sources", "modeling", "lite", "tracking", "tracker interface"},
     ),
-    "lineage": ("lineage", {"lite", "tracking"}),  # of a run: those that its weights and files came from
+    "lineage": ("lineage", {"deploying", "lite", "tracking"}),  # of a run: those that its weights and files came from
     "experiment": (
         "experiment",
         {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"}

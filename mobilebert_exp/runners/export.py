@@ -165,7 +165,10 @@ class _Exporter:
 
 
 def _source(job: Job, weights: Weights) -> dict[str, str]:
-    """Where the weights come from, for the card; no place of this machine, which may be nobody else's business."""
+    """Where the weights come from, for the card.
+
+    No place of this machine, which is nobody else's business, and nothing of this run: equal weights give equal files.
+    """
     config = job.config
     assert config.init.checkpoint is not None, "checked in the configuration"
     main = config.task.main_metric
@@ -173,7 +176,6 @@ def _source(job: Job, weights: Weights) -> dict[str, str]:
     known = {
         cards.HEAD: job.task.head,
         cards.SOURCE_RUN: job.source_run_id,
-        cards.EXPORT_RUN: job.tracker.run_id(),
         cards.CHECKPOINT: weights.digest,
         "model": config.model.name,
         "main_metric": f"{main}={result[main]:.2f}" if main in result else main,
@@ -195,6 +197,7 @@ def _record(job: Job, written: Mapping[str, Written], left_out: Mapping[str, str
     """Writes `exports.json` and tells the tracker: files, their sha256, and what they took."""
     config, folder = job.config, job.run_dir / location.EXPORTS
     record = {
+        "run_id": job.tracker.run_id(),
         "task": config.task.name,
         "length": config.task.max_seq_length,
         "dynamic_length": config.export.dynamic_length,
