@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mobilebert_exp import fitting, identity, lineage, location, manifest, mirror, registry
+from mobilebert_exp import deploying, fitting, identity, lineage, location, manifest, mirror, registry
 from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, TrackerKind, leaves
 from mobilebert_exp.data import parallel, shared
 from mobilebert_exp.errors import ConfigError, DivergedError, OutputError, RunStopped, StorageError, UserError
@@ -108,6 +108,7 @@ def _assembled(config: ExperimentConfig) -> tuple[ExperimentConfig, Task]:
     config = dataclasses.replace(config, cache_dir=str(Path(config.cache_dir or DEFAULT_CACHE).expanduser().resolve()))
     task = registry.create_task(config)
     config = fitting.resolved(config, task)
+    deploying.check_task(config, task)
     if isinstance(task, Demanding):
         task.check_model(config.model)
     return config, task
@@ -192,7 +193,7 @@ class _Run:
         self._run_dir = ((unfinished and unfinished.run_dir) or self._asked_dir).resolve()
         self._resume_id = unfinished.run_id if unfinished else ""
         has_own = config.mode is Mode.train and manifest.committed(self._run_dir / location.FOLDER)
-        self._for_runner = config if has_own else fitting.with_weights(config, task, uri=uri)
+        self._for_runner = config if has_own else deploying.with_weights(config, task, uri=uri)
         self._origin = lineage.tags(config, self._for_runner)
         self._mirror = self._copy(unfinished.place if unfinished else None)
         self._tracker = _tracker(config, uri, worker=self._worker)
@@ -250,8 +251,8 @@ class _Run:
             except BaseException as problem:
                 mendable = isinstance(problem, UserError) and not isinstance(problem, DivergedError)
                 reason = f"{type(problem).__name__}: {problem}"
-                outcome = problem.outcome if isinstance(problem, ShortfallError) else None
-                self._close(RunState.FAILED, reason=reason, outcome=outcome, mendable=mendable)
+                found = problem.outcome if isinstance(problem, ShortfallError) else None
+                self._close(RunState.FAILED, reason=reason, outcome=found, mendable=mendable)
                 raise
             return self._close(RunState.FINISHED, outcome=outcome)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mobilebert_exp import location
 from mobilebert_exp.config import ExperimentConfig, Mode
+from mobilebert_exp.deploying import FILES
 from mobilebert_exp.lite import cards
 from mobilebert_exp.tracking import states, weights
 
-SOURCE_TAG, EXPORT_TAG = cards.SOURCE_RUN, cards.EXPORT_RUN
+SOURCE_TAG, EXPORT_TAG = cards.SOURCE_RUN, "export_run_id"  # the run that has the weights, the one that wrote the file
 
 
 def tags(asked: ExperimentConfig, found: ExperimentConfig) -> dict[str, str]:
@@ -17,13 +19,22 @@ def tags(asked: ExperimentConfig, found: ExperimentConfig) -> dict[str, str]:
 
     Args:
       asked: as the user has it, `mlflow:RUN_ID` included.
-      found: with places on this machine, as `fitting.with_weights` returns it.
+      found: with places on this machine, as `deploying.with_weights` returns it.
     """
     ids: dict[str, str] = {}
-    if found.mode is Mode.evaluate and found.export.path is not None:
-        source = cards.card_of(Path(found.export.path)).source
-        ids = {tag: source.get(tag, "") for tag in (SOURCE_TAG, EXPORT_TAG)}
+    if found.export.path is not None and found.mode in FILES:
+        path = Path(found.export.path)
+        record = _record(path)
+        source = cards.card_of(path).source if found.mode is Mode.evaluate else record.get("source", {})
+        ids[SOURCE_TAG] = source.get(cards.SOURCE_RUN, "")
+        ids[EXPORT_TAG] = record.get("run_id", "") if record.get("source") == source else ""
     if asked.init.checkpoint is not None and found.init.checkpoint is not None:
         named = weights.run_id_in(asked.init.checkpoint)
         ids[SOURCE_TAG] = named or states.run_id_of(location.run_of(found.init.checkpoint))
     return {tag: run_id for tag, run_id in ids.items() if run_id}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What an export noted beside a file, in a folder of files, or in its run's; empty where there is none."""
+    folders = (path / location.EXPORTS, path, path.parent)
+    return next(filter(None, (location.read(folder / location.EXPORTS_FILE) for folder in folders)), {})

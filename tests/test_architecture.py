@@ -75,12 +75,16 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "groups": ("composition", {"registry"}),
     "sweeping.parent": ("sweep's note", {"tracking", "tracker interface"}),  # what a sweep leaves for its jobs
     "identity": ("identity", {"task interface", "tracking"}),
-    "fitting": ("fitting", {"task interface", "sources", "modeling", "lite", "tracking", "tracker interface"}),
-    "lineage": ("lineage", {"lite", "tracking"}),  # of a run: those that its weights and files came from
+    "fitting": ("fitting", {"task interface", "sources", "modeling", "tracking"}),
+    "deploying": (
+        "deploying",
+        {"fitting", "task interface", "sources", "modeling", "lite", "tracking", "tracker interface"},
+    ),
+    "lineage": ("lineage", {"deploying", "lite", "tracking"}),  # of a run: those that its weights and files came from
     "experiment": (
         "experiment",
         {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"}
-        | {"fitting", "identity", "lineage", "shared cache", "workers", "mirror"},
+        | {"fitting", "deploying", "identity", "lineage", "shared cache", "workers", "mirror"},
     ),
     "sweeping": ("sweeping", {"experiment", "tracking", "tracker interface", "sweep's note"}),
     "verbs": ("verbs", set()),  # which names the modules below, and imports the one that is asked for

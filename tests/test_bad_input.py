@@ -104,7 +104,9 @@ COMPOSITION = {
     "model.num_layers=null": "model.num_layers=null is not a whole number; give one",
     "task.optimizer.learning_rate=fast": "task.optimizer.learning_rate=fast is not a number; give one, e.g. 5e-05",
     "task.lower_case=maybe": "task.lower_case=maybe is not true or false; give one, e.g. true",
-    "mode=trian": "mode=trian is not one of train, evaluate, predict, plan, prepare; did you mean train?",
+    "mode=trian": (
+        "mode=trian is not one of train, evaluate, predict, plan, prepare, export, benchmark; did you mean train?"
+    ),
     "task=glue task.dataset=RTE": f"task.dataset=RTE is not one of {DATA_SETS}; did you mean rte?",
     "task=glue task.dataset=STS-B": f"task.dataset=STS-B is not one of {DATA_SETS}; did you mean stsb?",
     "model.hidden_act=swish": "model.hidden_act=swish is not one of relu, relu6, gelu, gelu_exact; choose one",
@@ -160,7 +162,29 @@ COMPOSITION = {
         "hardware.dtype=float16 is refused: NoNorm activations exceed its range and become NaN; use float32 or bfloat16"
     ),
     "task.main_metric=accuracy": "task.main_metric=accuracy is not one of f1, exact_match; choose one",
-    "mode=evaluate": "mode=evaluate needs init.checkpoint=RUN_DIR, the folder of a finished training run",
+    "mode=evaluate": (
+        "mode=evaluate needs init.checkpoint=RUN_DIR, the folder of a finished training run, "
+        "or export.path=FILE, an exported file"
+    ),
+    "mode=benchmark": (
+        "mode=benchmark needs init.checkpoint=RUN_DIR, the folder of a finished training run, "
+        "or export.path=FILE, an exported file"
+    ),
+    "mode=export": "mode=export needs init.checkpoint=RUN_DIR, the folder of a finished training run",
+    "mode=export init.checkpoint=x export.length=600": (
+        "export.length=600 exceeds the model's 512 positions (model.max_positions); lower it"
+    ),
+    "mode=export init.checkpoint=x export.length=80": (
+        "task.doc_stride=128 is not within the window of 13 paragraph tokens (task.max_seq_length=80 less the "
+        "question); lower it"
+    ),
+    "mode=predict init.checkpoint=x export.path=y": (
+        "export.path is for mode=evaluate and mode=benchmark; mode=predict takes init.checkpoint"
+    ),
+    "export.format=onnx": (
+        "export.format=onnx is not one of savedmodel, tflite_float, tflite_float16, tflite_dynamic, tflite_int8, "
+        "tflite_int8_strict, all; choose one"
+    ),
     "mode=predict": "mode=predict needs init.checkpoint=RUN_DIR, the folder of a finished training run",
     "output_dir=": "output_dir is empty; name a place, or leave the setting out",
 }

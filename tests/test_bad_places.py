@@ -61,7 +61,10 @@ def test_a_sweep_file_that_is_a_list(sweeps: Path) -> None:
             "task.optimizer.learnin_rate is not a key of this experiment; did you mean task.optimizer.learning_rate?",
         ),
         ("task: {max_seq_length: abc}", "task.max_seq_length=abc is not a whole number; give one, e.g. 384"),
-        ("mode: trian", "mode=trian is not one of train, evaluate, predict, plan, prepare; did you mean train?"),
+        (
+            "mode: trian",
+            "mode=trian is not one of train, evaluate, predict, plan, prepare, export, benchmark; did you mean train?",
+        ),
     ],
     ids=["key", "value", "word"],
 )

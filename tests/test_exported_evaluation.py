@@ -63,8 +63,8 @@ def test_a_table_shows_both_and_a_drop_fails_the_run_with_its_figures(bench: Ben
     for name in ("train", "dev"):
         path = bench.folder / f"glue/SST-2/{name}.tsv"
         path.write_text(re.sub(r"\t0$", "\t1", path.read_text(), flags=re.MULTILINE))
-    asked = ("mode=evaluate", f"export.path={file}/exports/model_float.tflite")
-    asked += (f"init.checkpoint={_biased(bench, 'always', 1e3)}",)
+    always = f"init.checkpoint={_biased(bench, 'always', 1e3)}"
+    asked = ("mode=evaluate", f"export.path={file}/exports/model_float.tflite", always)
     shown = bench.run(*asked, "export.max_drop=100", to="allowed")
     assert shown.code == 0
     assert re.search(r"metric +model +file +difference\n +accuracy +100\.00 +0\.00 +-100\.00\n", shown.out)

@@ -37,9 +37,12 @@ START = "init.checkpoint=nowhere"
         (["task=glue", "task.dataset=mnli", "mode=prepare"], ["glue/MNLI/train.tsv", *MNLI_DEV, *MNLI_TEST]),
         (["task=squad_v1", "mode=evaluate", START], ["squad/dev-v1.1.json"]),
         (["task=squad_v1", "mode=predict", START], ["squad/dev-v1.1.json"]),
+        (["task=xnli", "mode=export", START, "export.format=tflite_dynamic"], []),
+        (["task=squad_v1", "mode=export", START, "export.format=all"], ["squad/train-v1.1.json"]),
+        (["task=squad_v1", "mode=benchmark", START], ["squad/dev-v1.1.json"]),
         (["task=squad_v1"], ["squad/train-v1.1.json", "squad/dev-v1.1.json"]),
     ],
-    ids=lambda value: "-".join(value[:3]) if "=" in value[0] else "",
+    ids=lambda value: "-".join(value[:3]) if value and "=" in value[0] else "",
 )
 def test_a_mode_asks_for_its_own_files(
     overrides: list[str], wanted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,9 +8,9 @@ from mobilebert_exp.errors import ExportError
 from mobilebert_exp.lite import metadata
 from mobilebert_exp.lite.metadata import Card
 
-# In `Card.source`: what the head answers, as `Task.head`; what the tracker calls the run that has the weights, and the
-# one that wrote the file; sha256 of the checkpoint.
-HEAD, SOURCE_RUN, EXPORT_RUN, CHECKPOINT = "head", "source_run_id", "export_run_id", "checkpoint_sha256"
+# In `Card.source`: what the head answers, as `Task.head`; what the tracker calls the run that has the weights; sha256
+# of the checkpoint.
+HEAD, SOURCE_RUN, CHECKPOINT = "head", "source_run_id", "checkpoint_sha256"
 BESIDE = "assets.extra/mobilebert_exp.zip"  # in a SavedModel: the files that a `.tflite` has at its end
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.data.pipeline import ROW_WEIGHT, evaluation_batches
 from mobilebert_exp.lite import cards
+from mobilebert_exp.runners import evaluations
 from mobilebert_exp.runners.base import Job, Outcome, ShortfallError
 from mobilebert_exp.runners.evaluation import Scored, of_checkpoint, write_files
 from mobilebert_exp.tasks.base import Deployable, Evaluation, Features, Split
@@ -46,7 +47,8 @@ def run(job: Job) -> Outcome:
     file = _evaluated(job, opened)
     seconds = time.monotonic() - started
     write_files(file, job.run_dir / "predictions")
-    figures = {"file_megabytes": _bytes(path) / 1e6}
+    evaluations.record(path, file.metrics, model=model.evaluation.metrics if model else None)
+    figures = {"file_megabytes": evaluations.size(path) / 1e6}
     job.tracker.metrics({f"dev/{name}": value for name, value in file.metrics.items()}, step=0)
     if model is not None:
         theirs = model.evaluation.metrics
@@ -118,11 +120,6 @@ def _equal(job: Job, model: Evaluation, file: Evaluation) -> float:
     assert isinstance(job.task, Deployable), "told before"
     theirs, ours = (job.task.answers(evaluation) for evaluation in (model, file))
     return 100 * sum(ours[name] == answer for name, answer in theirs.items()) / len(theirs)
-
-
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _table(path: Path, model: Evaluation | None, file: Evaluation, figures: Mapping[str, float]) -> str:

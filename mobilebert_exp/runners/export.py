@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from mobilebert_exp.lite.lowering import HeadKind
 from mobilebert_exp.lite.metadata import Card
 from mobilebert_exp.modeling.checkpoints import saved_model
 from mobilebert_exp.modeling.checkpoints.weights import Weights
-from mobilebert_exp.runners import calibration, initial, peak_memory
+from mobilebert_exp.runners import calibration, evaluations, initial, peak_memory
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.tasks.base import Deployable
 
@@ -42,7 +41,7 @@ DIGEST = "sha256."  # before the name of a file, as a param
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Written:
-    """A file, or a SavedModel's folder, and what it took; `sha256` of a folder is that of its files' names and own."""
+    """A file, or a SavedModel's folder, and what it took; `sha256` as in `evaluations.digest`."""
 
     file: str
     bytes: int
@@ -94,9 +93,9 @@ class _Exporter:
     ) -> None:
         assert isinstance(job.task, Deployable), "told before"
         self._config, self._head, self._deployment = job.config, job.task.head, job.task.deployment()
-        self._values, self._rows = values, rows
+        self._values = {name: value for name, value in values.items() if not name.startswith(QUANTIZERS)}
         learnt = {name: value for name, value in weights.values.items() if name.startswith(QUANTIZERS)}
-        self._ranges = {name.removeprefix(QUANTIZERS): value for name, value in learnt.items()}
+        self._ranges, self._rows = {name.removeprefix(QUANTIZERS): value for name, value in learnt.items()}, rows
         self.source = _source(job, weights)
 
     def write(self, format: ExportFormat, path: Path) -> Written:
@@ -111,8 +110,13 @@ class _Exporter:
         if format is not ExportFormat.savedmodel:
             _put(path, content)
         log.info("%s took %.1f s", path, seconds)
-        size, digest = _summed_up(path)
-        return Written(file=path.name, bytes=size, sha256=digest, seconds=seconds, peak_memory_bytes=most)
+        return Written(
+            file=path.name,
+            bytes=evaluations.size(path),
+            sha256=evaluations.digest(path),
+            seconds=seconds,
+            peak_memory_bytes=most,
+        )
 
     def _tflite(self, format: ExportFormat) -> bytes:
         export, card = self._config.export, self._card(format)
@@ -161,7 +165,10 @@ class _Exporter:
 
 
 def _source(job: Job, weights: Weights) -> dict[str, str]:
-    """Where the weights come from, for the card; no place of this machine, which may be nobody else's business."""
+    """Where the weights come from, for the card.
+
+    No place of this machine, which is nobody else's business, and nothing of this run: equal weights give equal files.
+    """
     config = job.config
     assert config.init.checkpoint is not None, "checked in the configuration"
     main = config.task.main_metric
@@ -169,7 +176,6 @@ def _source(job: Job, weights: Weights) -> dict[str, str]:
     known = {
         cards.HEAD: job.task.head,
         cards.SOURCE_RUN: job.source_run_id,
-        cards.EXPORT_RUN: job.tracker.run_id(),
         cards.CHECKPOINT: weights.digest,
         "model": config.model.name,
         "main_metric": f"{main}={result[main]:.2f}" if main in result else main,
@@ -187,21 +193,11 @@ def _put(path: Path, content: bytes) -> None:
         ) from None
 
 
-def _summed_up(path: Path) -> tuple[int, str]:
-    """Bytes and sha256 of a file, or of all in a folder."""
-    if path.is_file():
-        with path.open("rb") as stream:
-            return path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    parts = [(file.relative_to(path).as_posix(), *_summed_up(file)) for file in files]
-    listed = "".join(f"{digest}  {name}\n" for name, _, digest in parts)  # as sha256sum prints them
-    return sum(size for _, size, _ in parts), hashlib.sha256(listed.encode()).hexdigest()
-
-
 def _record(job: Job, written: Mapping[str, Written], left_out: Mapping[str, str], source: Mapping[str, str]) -> None:
     """Writes `exports.json` and tells the tracker: files, their sha256, and what they took."""
     config, folder = job.config, job.run_dir / location.EXPORTS
     record = {
+        "run_id": job.tracker.run_id(),
         "task": config.task.name,
         "length": config.task.max_seq_length,
         "dynamic_length": config.export.dynamic_length,

@@ -67,7 +67,7 @@ class XnliSource:
     """See `tasks._classification.Source`."""
 
     num_outputs = len(xnli.LABELS)
-    labels = xnli.LABELS
+    labels: tuple[str, ...] = xnli.LABELS
     is_regression = False
     head = glue.head(glue.Dataset.mnli)
 
