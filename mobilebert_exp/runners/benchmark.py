@@ -232,8 +232,8 @@ def _remarks(about: Mapping[str, object], measured: Sequence[Measured]) -> list[
             f"{each.subject.name}: XNNPACK has {xnnpack['delegated']:,} ops in {xnnpack['partitions']} partition(s); "
             f"left: {left}"
         )
-        shown = ", ".join(f"{op['name']} {op['milliseconds']:.1f}" for op in each.op_times[:6])
-        lines.append(f"  ms by op, each run alone with {threads} thread(s): {shown}; all {parts:.1f} of {whole:.1f}")
+        shown = ", ".join(f"{op['name']} {op['milliseconds']:.2f}" for op in each.op_times[:6])
+        lines.append(f"  ms by op, each run alone with {threads} thread(s): {shown}; all {parts:.2f} of {whole:.2f}")
     named = ", ".join(f"{name} {value}" for name, value in about.items() if name in machine.LIBRARIES)
     instructions = about["instructions"]
     assert isinstance(instructions, list)
