@@ -7,10 +7,12 @@ from pathlib import Path
 import lite_files
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from mobilebert_exp.errors import ExportError
 from mobilebert_exp.lite import census, op_profile
 from mobilebert_exp.lite.census import Op
+from mobilebert_exp.lite.model_file import opened
 
 REAL, SMALL = "FLOAT32", "INT8"
 
@@ -62,14 +64,10 @@ def test_every_op_has_its_time_alone(tmp_path: Path) -> None:
 
 
 def test_an_op_alone_computes_what_it_does_in_the_file(tmp_path: Path) -> None:
-    from ai_edge_litert.interpreter import Interpreter
-
-    from mobilebert_exp.lite.model_file import opened
-
     path, row = lite_files.put(tmp_path / "m.tflite", lite_files.span()), lite_files.batch(1)
-    model, values = opened(path), op_profile.Values(path, row)
-    for operator in model.subgraphs[0].operators:
-        content, given = op_profile.cut_out(model, operator, values)
+    values = op_profile.Values(opened(path), path, row)
+    for operator in values.model.subgraphs[0].operators:
+        content, given = op_profile.cut_out(values, operator)
         alone = Interpreter(model_content=content)
         alone.allocate_tensors()
         for place, value in given.items():
@@ -77,3 +75,23 @@ def test_an_op_alone_computes_what_it_does_in_the_file(tmp_path: Path) -> None:
         alone.invoke()
         made = alone.get_tensor(alone.get_output_details()[0]["index"])
         np.testing.assert_array_equal(made, values.of(operator.outputs[0]))
+
+
+def test_what_is_made_of_constants_takes_no_time_and_is_one(tmp_path: Path) -> None:
+    """As 16-bit weights are: the interpreter turns them to floats once."""
+    graph, shape = lite_files.Graph(), [1, 12]
+    for name in lite_files.INPUTS:
+        graph.tensor(name, shape, "INT32")
+    graph.op("CAST", ["input_ids"], graph.tensor("real", shape))
+    graph.op("CAST", [graph.tensor("weights", shape, "INT32", value=7)], graph.tensor("floats", shape))
+    graph.op("MUL", ["real", "floats"], graph.tensor("product", shape))
+    content = graph.written(inputs=lite_files.INPUTS, outputs={"scores": "product"})
+    path, row = lite_files.put(tmp_path / "m.tflite", content), lite_files.batch(1)
+    found = {op.name: op for op in op_profile.profile(path, row, threads=1, runs=3)}
+    assert (found["CAST"].count, found["MUL"].count, found["MUL"].failed) == (2, 1, 0)
+    values = op_profile.Values(opened(path), path, row)
+    of_weights, product = values.model.subgraphs[0].operators[1:]
+    assert values.are_constant(of_weights.outputs) and not values.are_constant(product.outputs)
+    content, given = op_profile.cut_out(values, product)
+    assert len(given) == 1
+    assert census.of(lite_files.put(tmp_path / "alone.tflite", content)).constants == {REAL: 48}

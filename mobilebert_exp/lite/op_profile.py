@@ -10,7 +10,7 @@ import copy
 import statistics
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,16 +54,17 @@ def profile(path: Path, row: Mapping[str, np.ndarray], *, threads: int, runs: in
     """
     model = opened(path)
     graph = model.subgraphs[0]
-    values = Values(path, row)
+    values = Values(model, path, row)
     names: dict[tuple[object, ...], str] = {}
     groups: dict[tuple[object, ...], list[OperatorT]] = {}
     for operator in graph.operators:
-        key = values.key(model, operator)
+        key = values.key(operator)
         names[key] = op_name(model, operator)
         groups.setdefault(key, []).append(operator)
     found: dict[str, list[tuple[int, float | None]]] = {}
     for key, operators in groups.items():
-        taken = _time_alone(model, operators[0], values, threads=threads, runs=runs)
+        is_run = not values.are_constant(operators[0].outputs)
+        taken = _time_alone(values, operators[0], threads=threads, runs=runs) if is_run else 0.0
         found.setdefault(names[key], []).append((len(operators), taken))
     times = [
         OpTime(
@@ -78,9 +79,12 @@ def profile(path: Path, row: Mapping[str, np.ndarray], *, threads: int, runs: in
 
 
 class Values:
-    """Every tensor of a file's first graph, as it is in a run on `row`."""
+    """Every tensor of a model's first graph, as it is in a run on `row`.
 
-    def __init__(self, path: Path, row: Mapping[str, np.ndarray]) -> None:
+    What ops make of constants alone (floats of 16-bit weights) is constant too: the interpreter computes it once.
+    """
+
+    def __init__(self, model: ModelT, path: Path, row: Mapping[str, np.ndarray]) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         with warnings.catch_warnings():
@@ -94,29 +98,46 @@ class Values:
         runner = self._interpreter.get_signature_runner(SIGNATURE if SIGNATURE in names else names[0])
         types = {name: details["dtype"] for name, details in runner.get_input_details().items()}
         runner(**{name: row[name].astype(types[name]) for name in INPUTS})
+        self.model, graph = model, model.subgraphs[0]
+        given = (index for index, tensor in enumerate(graph.tensors) if model.buffers[tensor.buffer].data is not None)
+        self._constant = set(given)
+        for operator in graph.operators:
+            if self.are_constant(operator.inputs):
+                self._constant.update(int(made) for made in operator.outputs)
 
     def of(self, tensor: int) -> np.ndarray:
         return self._interpreter.get_tensor(tensor)
 
-    def key(self, model: ModelT, operator: OperatorT) -> tuple[object, ...]:
+    def are_constant(self, tensors: Iterable[int]) -> bool:
+        """Whether these tensors are the same in every run; -1 stands for none."""
+        return all(tensor in self._constant for tensor in map(int, tensors) if tensor >= 0)
+
+    def content(self, tensor: int) -> np.ndarray:
+        """A constant's bytes."""
+        import numpy as np
+
+        data = self.model.buffers[self.model.subgraphs[0].tensors[tensor].buffer].data
+        return data if data is not None else np.frombuffer(self.of(tensor).tobytes(), np.uint8)
+
+    def key(self, operator: OperatorT) -> tuple[object, ...]:
         """What two ops must have in common to take the same time."""
-        graph = model.subgraphs[0]
+        graph = self.model.subgraphs[0]
         tensors = []
         for index in (*operator.inputs, *operator.outputs):
             tensor = graph.tensors[index]
             scales = None if tensor.quantization is None else tensor.quantization.scale
-            constant = model.buffers[tensor.buffer].data is not None
+            constant = self.are_constant([index])
             shape = tuple(self.of(index).shape) if index >= 0 else ()
             tensors.append((index >= 0, tensor.type, shape, constant, 0 if scales is None else len(scales)))
         options = operator.builtinOptions
         return (operator.opcodeIndex, repr(sorted(vars(options).items())) if options else "", tuple(tensors))
 
 
-def _time_alone(model: ModelT, operator: OperatorT, values: Values, *, threads: int, runs: int) -> float | None:
+def _time_alone(values: Values, operator: OperatorT, *, threads: int, runs: int) -> float | None:
     """Milliseconds of one op; None where the interpreter does not take it alone."""
     from ai_edge_litert.interpreter import Interpreter
 
-    content, inputs = cut_out(model, operator, values)
+    content, inputs = cut_out(values, operator)
     try:
         interpreter = Interpreter(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
@@ -134,12 +155,12 @@ def _once(interpreter: Interpreter) -> float:
     return time.perf_counter() - started
 
 
-def cut_out(model: ModelT, operator: OperatorT, values: Values) -> tuple[bytes, dict[int, np.ndarray]]:
+def cut_out(values: Values, operator: OperatorT) -> tuple[bytes, dict[int, np.ndarray]]:
     """A file with this op alone, and what its inputs are given, by their number in that file."""
     import flatbuffers
     from ai_edge_litert.schema_py_generated import BufferT, ModelT, SubGraphT
 
-    graph, alone = SubGraphT(), ModelT()
+    graph, alone, model = SubGraphT(), ModelT(), values.model
     alone.version, alone.operatorCodes = model.version, [model.operatorCodes[operator.opcodeIndex]]
     alone.subgraphs, alone.buffers = [graph], [BufferT()]
     graph.tensors, given = [], {}
@@ -147,12 +168,11 @@ def cut_out(model: ModelT, operator: OperatorT, values: Values) -> tuple[bytes, 
     for index in dict.fromkeys(int(one) for one in (*operator.inputs, *operator.outputs) if one >= 0):
         places[index] = len(graph.tensors)
         tensor = copy.copy(model.subgraphs[0].tensors[index])
-        content = model.buffers[tensor.buffer].data
         value = values.of(index)
         tensor.shape, tensor.shapeSignature, tensor.buffer = list(value.shape), None, 0
-        if content is not None:
+        if values.are_constant([index]):
             tensor.buffer = len(alone.buffers)
-            alone.buffers.append(_buffer(content))
+            alone.buffers.append(_buffer(values.content(index)))
         elif index in operator.inputs:
             given[places[index]] = value
         graph.tensors.append(tensor)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mobilebert_exp import location
 from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.errors import ExportError
 from mobilebert_exp.files import write_json, write_text
@@ -27,7 +28,6 @@ from mobilebert_exp.tasks.base import Split
 
 log = logging.getLogger(__name__)
 FOLDER = "benchmark"
-EXPORTS = "exports"  # in a run's folder
 SAVED_MODEL_FILE = "saved_model.pb"
 LIVE = "checkpoint"  # what the model of init.checkpoint is called among the files
 
@@ -85,8 +85,8 @@ def found(path: Path) -> list[Subject]:
     Raises:
       ExportError: nothing of that kind is there.
     """
-    if path.is_dir() and (path / EXPORTS).is_dir():
-        path = path / EXPORTS
+    if path.is_dir() and (path / location.EXPORTS).is_dir():
+        path = path / location.EXPORTS
     if path.is_file() or (path / SAVED_MODEL_FILE).is_file():
         return [Subject(name=path.stem, path=path.absolute())]
     inside = sorted(path.iterdir()) if path.is_dir() else []
@@ -94,7 +94,7 @@ def found(path: Path) -> list[Subject]:
     if not paths:
         raise ExportError(
             f"export.path={path} has no exported model; name a .tflite, a SavedModel's folder or a folder of them, "
-            f"such as RUN_DIR/{EXPORTS}"
+            f"such as RUN_DIR/{location.EXPORTS}"
         )
     is_apart = len({each.stem for each in paths}) == len(paths)
     return [Subject(name=each.stem if is_apart else each.name, path=each.absolute()) for each in paths]
@@ -232,8 +232,8 @@ def _remarks(about: Mapping[str, object], measured: Sequence[Measured]) -> list[
             f"{each.subject.name}: XNNPACK has {xnnpack['delegated']:,} ops in {xnnpack['partitions']} partition(s); "
             f"left: {left}"
         )
-        shown = ", ".join(f"{op['name']} {op['milliseconds']:.1f}" for op in each.op_times[:6])
-        lines.append(f"  ms by op, each run alone with {threads} thread(s): {shown}; all {parts:.1f} of {whole:.1f}")
+        shown = ", ".join(f"{op['name']} {op['milliseconds']:.2f}" for op in each.op_times[:6])
+        lines.append(f"  ms by op, each run alone with {threads} thread(s): {shown}; all {parts:.2f} of {whole:.2f}")
     named = ", ".join(f"{name} {value}" for name, value in about.items() if name in machine.LIBRARIES)
     instructions = about["instructions"]
     assert isinstance(instructions, list)

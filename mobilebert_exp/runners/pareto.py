@@ -87,21 +87,28 @@ def plot(points: Sequence[Point], *, metric: str) -> bytes:
     best = front(points)
     has_metric = any(point.metric is not None for point in points)
     shown = [point for point in points if point.metric is not None] if has_metric else list(points)
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     largest = max(point.bytes for point in shown)
     for point in shown:
         height = point.metric if has_metric else point.bytes / 1e6
         assert height is not None
-        colour = "tab:blue" if point.name in best else "tab:gray"
-        axes.scatter(point.latency, height, s=40 + 560 * point.bytes / largest, color=colour, alpha=0.6)
-        axes.annotate(f"{point.name}, {point.bytes / 1e6:.1f} MB", (point.latency, height), fontsize=8)
+        axes.scatter(
+            point.latency,
+            height,
+            s=40 + 560 * point.bytes / largest,
+            alpha=0.6,
+            edgecolors="black" if point.name in best else "none",
+            label=f"{point.name}, {point.bytes / 1e6:.1f} MB",
+        )
     threads = max(latency.threads for point in shown for latency in point.latencies)
     axes.set_xlabel(f"latency, median of one run with {threads} thread(s), ms")
     axes.set_ylabel(metric if has_metric else "size, MB")
-    axes.set_title("blue: surpassed by no other; area: size")
+    axes.set_title("area: size; with an edge: surpassed by no other")
     axes.margins(0.15)
     axes.grid(alpha=0.3)
+    for handle in figure.legend(loc="outside right upper", frameon=False).legend_handles:
+        handle.set_sizes([60])  # type: ignore[union-attr]
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
     return content.getvalue()

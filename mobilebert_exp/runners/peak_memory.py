@@ -17,10 +17,14 @@ def measured() -> Iterator[Callable[[], int]]:
     """Gives what tells the peak since the block began, in bytes; since the process did where that cannot be told."""
     with contextlib.suppress(OSError):
         _RESET.write_text("5", encoding="ascii")  # proc(5): resets the peak resident set size
-    yield _peak_bytes
+    yield peak_bytes
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most since the process began, or since it was last `measured`.
+
+    `getrusage` tells of a process that was started by another what that one had.
+    """
     with contextlib.suppress(OSError):
         if found := _PEAK.search(_STATUS.read_text(encoding="ascii", errors="replace")):
             return int(found[1]) * 1024

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mobilebert_exp.errors import ExportError, WorkerError
 from mobilebert_exp.lite.model_file import SUFFIX
+from mobilebert_exp.runners import peak_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -178,7 +179,7 @@ class _Opened:
 
     def answer(self, question: object) -> Any:
         if question == "end":
-            return {"memory_bytes": _peak_bytes(), "before_bytes": self.before_bytes, **self.about()}
+            return {"memory_bytes": peak_memory.peak_bytes(), "before_bytes": self.before_bytes, **self.about()}
         if question == "profile":
             return self.profile()
         assert isinstance(question, int)
@@ -195,7 +196,7 @@ def _lite(path: Path, rows: list[Row], request: Mapping[str, Any]) -> _Opened:
     from mobilebert_exp.lite.op_profile import profile
 
     load_runtime()
-    before = _peak_bytes()
+    before = peak_memory.peak_bytes()
     model = LiteModel(path, request["threads"])
 
     def about() -> dict[str, Any]:
@@ -216,7 +217,7 @@ def _saved_model(path: Path, rows: list[Row], request: Mapping[str, Any]) -> _Op
     tf.config.threading.set_inter_op_parallelism_threads(request["threads"])
     if request["is_live"]:  # as every mode runs it on CPU
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    before = _peak_bytes()
+    before = peak_memory.peak_bytes()
     try:
         loaded = tf.saved_model.load(str(path))
         function = loaded.signatures["serving_default"]
@@ -233,14 +234,3 @@ def _saved_model(path: Path, rows: list[Row], request: Mapping[str, Any]) -> _Op
 
     # `loaded` is named so that it lives as long: the signature alone lets go of its variables.
     return _Opened(rows=given, run=run, before_bytes=before, about=lambda: {}, profile=list, held=loaded)
-
-
-def _peak_bytes() -> int:
-    """The most memory this process has had.
-
-    Not `getrusage`, whose peak is kept when a program starts, and would be that of the process that started this one.
-    """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM")
