@@ -18,7 +18,9 @@ from mobilebert_exp.architecture import LayerLoop as LayerLoop
 from mobilebert_exp.architecture import ModelConfig as ModelConfig
 from mobilebert_exp.architecture import Normalization as Normalization
 from mobilebert_exp.checks import at_least, folder, in_bucket, integers, optional_place, positive, require
-from mobilebert_exp.deployment import BenchmarkConfig, ExportConfig, QuantizationConfig
+from mobilebert_exp.deployment import BenchmarkConfig as BenchmarkConfig
+from mobilebert_exp.deployment import ExportConfig as ExportConfig
+from mobilebert_exp.deployment import QuantizationConfig as QuantizationConfig
 from mobilebert_exp.location import Logged
 
 
@@ -281,6 +283,11 @@ class ExperimentConfig:
         require(
             length <= positions,
             f"task.max_seq_length={length} exceeds the model's {positions} positions (model.max_positions); lower it",
+        )
+        require(
+            self.model.fake_quantization is FakeQuantization.none or self.hardware.dtype is DType.float32,
+            f"hardware.dtype={self.hardware.dtype.name} has fewer steps than 8 bits need; set it to float32 for "
+            f"model.fake_quantization={self.model.fake_quantization.name}",
         )
         self.check_batches(num_replicas=self.hardware.num_replicas or 1)
         steps, warmup = self.trainer.max_steps, self.task.optimizer.warmup_steps
