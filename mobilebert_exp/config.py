@@ -284,11 +284,6 @@ class ExperimentConfig:
             length <= positions,
             f"task.max_seq_length={length} exceeds the model's {positions} positions (model.max_positions); lower it",
         )
-        require(
-            self.model.fake_quantization is FakeQuantization.none or self.hardware.dtype is DType.float32,
-            f"hardware.dtype={self.hardware.dtype.name} has fewer steps than 8 bits need; set it to float32 for "
-            f"model.fake_quantization={self.model.fake_quantization.name}",
-        )
         self.check_batches(num_replicas=self.hardware.num_replicas or 1)
         steps, warmup = self.trainer.max_steps, self.task.optimizer.warmup_steps
         require(

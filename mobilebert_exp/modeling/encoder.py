@@ -56,7 +56,8 @@ class MobileBertEncoder(tf.Module):
     Args:
       config: the architecture; `vocab_size` is a number by now.
       seed: the initial weights are a function of it and of each variable's name.
-      dtype: of the activations, `float32` or `bfloat16`; variables are float32.
+      dtype: of the activations, `float32` or `bfloat16`; variables are float32, and so is all of a quantised model, for
+        bfloat16 has fewer steps than 8 bits need.
       pooled: whether anybody reads `pooled_BH`; if not, the pooler is kept as it is, neither trained nor decayed.
       weights: variables by name, in place of new ones.
     """
@@ -72,7 +73,7 @@ class MobileBertEncoder(tf.Module):
     ) -> None:
         super().__init__(name="encoder")
         self.config = config
-        self.dtype = tf.as_dtype(dtype)
+        self.dtype = tf.float32 if _is_quantized(config) else tf.as_dtype(dtype)
         fixed = (QUANTIZERS,) if pooled else (QUANTIZERS, "pooler/")
         self.weights = (
             create_variables(encoder_variables(config), config, seed=seed, fixed=fixed)

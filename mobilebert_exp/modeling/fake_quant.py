@@ -65,7 +65,7 @@ class Points:
     """The points of quantisation through which the activations of the embeddings, or of one block, pass in order."""
 
     def __init__(self, names: Sequence[str], ranges_P2: tf.Tensor) -> None:
-        flat = tf.unstack(tf.reshape(ranges_P2, [-1]), num=2 * len(names))
+        flat = tf.unstack(tf.reshape(tf.stop_gradient(ranges_P2), [-1]), num=2 * len(names))
         self._names, self._ranges = names, dict(zip(names, zip(flat[::2], flat[1::2], strict=True), strict=True))
         self._observed = _OBSERVED.get()
         self._seen: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
@@ -93,22 +93,7 @@ class Points:
 
 def rounded(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
     """`x` on the 256 steps of a range that includes 0; the gradient is 0 where `x` is outside."""
-    if is_plain():
-        return tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=8)
-    return _rounded(x, low, high)
-
-
-@tf.custom_gradient
-def _rounded(
-    x: tf.Tensor, low: tf.Tensor, high: tf.Tensor
-) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
-    """TensorFlow's own gradient also sums up those of both bounds, which nobody asks for."""
-
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-        inside = tf.equal(tf.clip_by_value(x, low, high), x)
-        return tf.where(inside, upstream, tf.zeros([], x.dtype)), None, None
-
-    return tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=8), gradient
+    return tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=8)
 
 
 def rounded_weights(weights: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
