@@ -18,7 +18,9 @@ from mobilebert_exp.architecture import LayerLoop as LayerLoop
 from mobilebert_exp.architecture import ModelConfig as ModelConfig
 from mobilebert_exp.architecture import Normalization as Normalization
 from mobilebert_exp.checks import at_least, folder, in_bucket, integers, optional_place, positive, require
-from mobilebert_exp.deployment import BenchmarkConfig, ExportConfig, QuantizationConfig
+from mobilebert_exp.deployment import BenchmarkConfig as BenchmarkConfig
+from mobilebert_exp.deployment import ExportConfig as ExportConfig
+from mobilebert_exp.deployment import QuantizationConfig as QuantizationConfig
 from mobilebert_exp.location import Logged
 
 

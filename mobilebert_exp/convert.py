@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from mobilebert_exp.composition import compose
-from mobilebert_exp.config import MISSING, ModelConfig, leaves
+from mobilebert_exp.config import MISSING, FakeQuantization, ModelConfig, leaves
 from mobilebert_exp.data import casing, sources
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import CheckpointError, ConfigError
 from mobilebert_exp.files import check_free, whole_folder, write_json
+from mobilebert_exp.modeling import quantizers
 from mobilebert_exp.modeling.checkpoints import companions, formats, hugging_face
 from mobilebert_exp.modeling.checkpoints.account import Account, Demand, account, summed_up
 from mobilebert_exp.modeling.checkpoints.hugging_face_config import CONFIG
@@ -40,6 +41,7 @@ from mobilebert_exp.tracking import weights as tracked
 
 log = logging.getLogger(__name__)
 DEFAULT_CACHE = "~/.cache/mobilebert_exp"
+NATIVE = "native"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,6 +65,8 @@ def main(arguments: list[str]) -> int:
     origin = formats.recognised(place)
     weights = formats.read(place)
     model = _model(weights, chosen.SRC, place, chosen.model)
+    if chosen.to != NATIVE or not quantizers.ranges(weights.values):  # no other format has a place for ranges
+        model = dataclasses.replace(model, fake_quantization=FakeQuantization.none)
     weights, found = _checked(weights, model, chosen.SRC)
     weights = _with_vocabulary(weights, chosen.vocab)
     with whole_folder(target) as partial:

@@ -49,6 +49,10 @@ class QuantizationConfig:
             share = getattr(self, name)
             require(0 <= share <= 1, f"quantization.{name}={share} is not within [0, 1]; give it as a share")
 
+    def moving_steps(self, *, of: int) -> int:
+        """How many of the steps of a run move the ranges: the first so many."""
+        return math.ceil(self.freeze_after * of)
+
 
 @dataclass(kw_only=True, slots=True)
 class ExportConfig:

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 
 from mobilebert_exp import location, manifest
-from mobilebert_exp.config import ExperimentConfig, Mode, leaves
+from mobilebert_exp.config import ExperimentConfig, FakeQuantization, Mode, leaves
 from mobilebert_exp.data import sources
 from mobilebert_exp.errors import CheckpointError, ConfigError
 from mobilebert_exp.modeling.checkpoints import account
 from mobilebert_exp.modeling.checkpoints.account import as_yaml
-from mobilebert_exp.tasks.base import Task
+from mobilebert_exp.tasks.base import Phased, Task
 from mobilebert_exp.tracking import store, weights
 
 WHOLE = (Mode.evaluate, Mode.predict, Mode.export, Mode.benchmark)  # modes of a model that is there, head included
@@ -23,8 +23,15 @@ def resolved(config: ExperimentConfig, task: Task) -> ExperimentConfig:
     """The configuration with the vocabulary's size where the model leaves it open.
 
     Raises:
-      ConfigError: the model has a size of its own, and the vocabulary another.
+      ConfigError: the model has a size of its own, and the vocabulary another; or it is quantised, and the task trains
+        in phases.
     """
+    fake = config.model.fake_quantization
+    if fake is not FakeQuantization.none and isinstance(task, Phased):
+        raise ConfigError(
+            f"model.fake_quantization={fake.name} is for fine-tuning, and task={config.task.name} trains in phases, in "
+            "float; set model.fake_quantization=none"
+        )
     stated, size = config.model.vocab_size, task.vocab_size
     if stated not in (None, size):
         whose, remedy = "the vocabulary", "name the model's own with task.vocab_file or data_root"

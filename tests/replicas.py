@@ -105,6 +105,20 @@ def _weighted(folder: Path, **changes: object) -> dict[str, np.ndarray]:
     return {"losses": found.losses, "gradient_norms": found.gradient_norms, **found.weights}
 
 
+def _quantized(folder: Path, **changes: object) -> dict[str, np.ndarray]:
+    """All that a run of quantisation-aware training leaves in its checkpoint, ranges included."""
+    import toy
+
+    from mobilebert_exp.config import FakeQuantization, Normalization
+
+    model = {"normalization": Normalization.no_norm, "fake_quantization": FakeQuantization.per_channel}
+    chosen = {**{f"model__{name}": value for name, value in model.items()}, "quantization__moving_average": 0.5}
+    config = toy.experiment(**chosen, trainer__max_steps=3, **changes)
+    run_dir = folder / "-".join(map(str, changes.values()))
+    toy.run(config, toy.task(config, folder), run_dir)
+    return toy.weights(str(run_dir / "checkpoints" / "ckpt-3"))
+
+
 def _evaluated(folder: Path, count: int) -> dict[str, np.ndarray]:
     """The outputs of a fresh model for the 21 dev rows, as the evaluator hands them to the task."""
     import toy
@@ -185,6 +199,9 @@ def _measure(folder: Path) -> dict[str, np.ndarray]:
     found["weighted-1"] = _weighted(folder)
     found["weighted-2"] = _weighted(folder, **_hardware(2))
     found["weighted-accumulated-xla-2"] = _weighted(folder, **_hardware(2, **both))
+    found["quantized-1"] = _quantized(folder)
+    found["quantized-2"] = _quantized(folder, **_hardware(2))
+    found["quantized-accumulated-xla-2"] = _quantized(folder, **_hardware(2, **both))
     found["bfloat16-2"] = _trained(folder, calls=[3], **_hardware(2, hardware__dtype=DType.bfloat16))
     return {f"{run}:{name}": value for run, values in found.items() for name, value in values.items()}
 

@@ -61,9 +61,14 @@ def plain_gradients() -> Iterator[None]:
         _PLAIN_GRADIENTS.reset(token)
 
 
+def is_plain() -> bool:
+    """Whether what is traced now is to have TensorFlow's gradients alone."""
+    return _PLAIN_GRADIENTS.get()
+
+
 def affine(x_TC: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """`x @ kernel + bias`."""
-    if _PLAIN_GRADIENTS.get():
+    if is_plain():
         return tf.nn.bias_add(tf.matmul(x_TC, kernel), bias)
     return _affine(x_TC, kernel, bias)
 
@@ -84,7 +89,7 @@ def no_norm_affine(
     x_TC: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
 ) -> tf.Tensor:
     """`gamma * (x @ kernel + bias + residual) + beta`."""
-    if _PLAIN_GRADIENTS.get():
+    if is_plain():
         return tf.nn.bias_add((tf.matmul(x_TC, kernel) + residual) * gamma, gamma * bias + beta)
     return _no_norm_affine(x_TC, kernel, bias, residual, gamma, beta)
 

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from mobilebert_exp.config import LayerLoop, ModelConfig
+from mobilebert_exp.config import FakeQuantization, LayerLoop, ModelConfig
+from mobilebert_exp.modeling import fake_quant
 from mobilebert_exp.modeling.block import block, dense, dropout, fold, normalize
 from mobilebert_exp.modeling.initializers import initial_value
 from mobilebert_exp.modeling.layer_slices import LayerSlices, with_empty_gradients
-from mobilebert_exp.modeling.variables import STACKED, VariableSpec, encoder_variables
+from mobilebert_exp.modeling.variables import QUANTIZERS, STACKED, VariableSpec, encoder_variables
 
 EMBEDDING_DROPOUT = 1_000_003  # seeds 0..A-1 belong to the layers
 
@@ -40,13 +41,23 @@ class EncoderOutput(NamedTuple):
     scores_ABNLM: tf.Tensor | None
 
 
+class Looped(NamedTuple):
+    """What comes out of all blocks: as `EncoderOutput`, and what was seen at each one's points of quantisation."""
+
+    last_BLH: tf.Tensor
+    hidden_ABLH: tf.Tensor | None
+    scores_ABNLM: tf.Tensor | None
+    seen_AP2: tf.Tensor | None
+
+
 class MobileBertEncoder(tf.Module):
     """A MobileBERT encoder of any preset.
 
     Args:
       config: the architecture; `vocab_size` is a number by now.
       seed: the initial weights are a function of it and of each variable's name.
-      dtype: of the activations, `float32` or `bfloat16`; variables are float32.
+      dtype: of the activations, `float32` or `bfloat16`; variables are float32, and so is all of a quantised model, for
+        bfloat16 has fewer steps than 8 bits need.
       pooled: whether anybody reads `pooled_BH`; if not, the pooler is kept as it is, neither trained nor decayed.
       weights: variables by name, in place of new ones.
     """
@@ -62,8 +73,8 @@ class MobileBertEncoder(tf.Module):
     ) -> None:
         super().__init__(name="encoder")
         self.config = config
-        self.dtype = tf.as_dtype(dtype)
-        fixed = () if pooled else ("pooler/",)
+        self.dtype = tf.float32 if _is_quantized(config) else tf.as_dtype(dtype)
+        fixed = (QUANTIZERS,) if pooled else (QUANTIZERS, "pooler/")
         self.weights = (
             create_variables(encoder_variables(config), config, seed=seed, fixed=fixed)
             if weights is None
@@ -90,7 +101,11 @@ class MobileBertEncoder(tf.Module):
         """
         params, x_BLH, bias_B11M = self._prepared(input_ids_BL, input_mask_BL, segment_ids_BL, seed=seed)
         loop = _scan if self.config.layer_loop is LayerLoop.scan else _unroll
-        x_BLH, hidden_ABLH, scores_ABNLM = loop(x_BLH, _stacked(params), bias_B11M, self.config, seed, all_layers)
+        stacked = _stacked(params)
+        if _is_quantized(self.config):
+            stacked = fake_quant.lowered(stacked, self.config)
+        x_BLH, hidden_ABLH, scores_ABNLM, seen = loop(x_BLH, stacked, bias_B11M, self.config, seed, all_layers)
+        fake_quant.note_blocks(seen, self.config)
         return EncoderOutput(
             tf.cast(x_BLH, tf.float32), tf.cast(self._pool(params, x_BLH), tf.float32), hidden_ABLH, scores_ABNLM
         )
@@ -111,6 +126,7 @@ class MobileBertEncoder(tf.Module):
           layer: which block, from 0; an int32 scalar, so that one graph serves all.
           trains_below: whether gradients reach what lies below that block; if not, only its own forward pass is kept.
         """
+        assert not _is_quantized(self.config), "transfer is refused to it"
         params, x_BLH, bias_B11M = self._prepared(input_ids_BL, input_mask_BL, segment_ids_BL, seed=None)
         stacked = _stacked(params)
         run = _scan_below if self.config.layer_loop is LayerLoop.scan else _unroll_below
@@ -136,6 +152,9 @@ class MobileBertEncoder(tf.Module):
         seed: tf.Tensor | None,
     ) -> tf.Tensor:
         """Trigram word embeddings projected to H, plus token type and position (paper, section 3.2.2)."""
+        if _is_quantized(self.config):
+            x_BLH = fake_quant.embedded(params, input_ids_BL, segment_ids_BL, self.config)
+            return dropout(x_BLH, rate=self.config.hidden_dropout, seed=fold(seed, EMBEDDING_DROPOUT))
         word_BLE = tf.gather(params["embeddings/word/table"], input_ids_BL)
         following = tf.pad(word_BLE[:, 1:], [[0, 0], [0, 1], [0, 0]])
         preceding = tf.pad(word_BLE[:, :-1], [[0, 0], [1, 0], [0, 0]])
@@ -157,15 +176,50 @@ def create_variables(
     """Variables by name, each started by `initializers.initial_value`; what starts with `fixed` is not trained."""
     return {
         spec.name: tf.Variable(
-            initial_value(spec, config, seed=seed), name=spec.name, trainable=not spec.name.startswith(fixed)
+            initial_value(spec, config, seed=seed),
+            name=spec.name,
+            trainable=not spec.name.startswith(fixed),
+            aggregation=_aggregation(spec),
         )
         for spec in specs
     }
 
 
+def _aggregation(spec: VariableSpec) -> tf.VariableAggregation:
+    """Replicas agree on a range before they assign it."""
+    kinds = tf.VariableAggregation
+    return kinds.ONLY_FIRST_REPLICA if spec.name.startswith(QUANTIZERS) else kinds.NONE
+
+
+def _is_quantized(config: ModelConfig) -> bool:
+    return config.fake_quantization is not FakeQuantization.none
+
+
 def _stacked(params: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """What the blocks have, by its name in a block."""
-    return {name.removeprefix(STACKED): value for name, value in params.items() if name.startswith(STACKED)}
+    """What the blocks have, by its name in a block; ranges as `quantizers/POINT`."""
+    return {
+        name.replace(STACKED, "", 1): value
+        for name, value in params.items()
+        if name.startswith((STACKED, QUANTIZERS + STACKED))
+    }
+
+
+def _layer(
+    x_BLH: tf.Tensor,
+    params: Mapping[str, tf.Tensor],
+    bias_B11M: tf.Tensor,
+    *,
+    config: ModelConfig,
+    seed: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    """One block in float, or rounded; with what was seen at its points, where that is asked for."""
+    if _is_quantized(config):
+        return fake_quant.quantized_block(x_BLH, params, bias_B11M, config=config, seed=seed)
+    return *block(x_BLH, params, bias_B11M, config=config, seed=seed), None
+
+
+def _notes(config: ModelConfig) -> bool:
+    return _is_quantized(config) and fake_quant.is_observed()
 
 
 def _unroll(
@@ -175,15 +229,19 @@ def _unroll(
     config: ModelConfig,
     seed: tf.Tensor | None,
     all_layers: bool,
-) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+) -> Looped:
     slices = {name: tf.unstack(value, num=config.num_layers) for name, value in stacked.items()}
-    hidden, scores = [x_BLH], []
+    hidden, scores, seen = [x_BLH], [], []
     for layer in range(config.num_layers):
         params = {name: values[layer] for name, values in slices.items()}
-        x_BLH, scores_BNLM = block(x_BLH, params, bias_B11M, config=config, seed=fold(seed, layer))
+        x_BLH, scores_BNLM, seen_P2 = _layer(x_BLH, params, bias_B11M, config=config, seed=fold(seed, layer))
         hidden.append(x_BLH)
         scores.append(scores_BNLM)
-    return (x_BLH, tf.stack(hidden), tf.stack(scores)) if all_layers else (x_BLH, None, None)
+        seen.append(seen_P2)
+    seen_AP2 = tf.stack(seen) if _notes(config) else None
+    if not all_layers:
+        return Looped(x_BLH, None, None, seen_AP2)
+    return Looped(x_BLH, tf.stack(hidden), tf.stack(scores), seen_AP2)
 
 
 def _scan(
@@ -193,28 +251,30 @@ def _scan(
     config: ModelConfig,
     seed: tf.Tensor | None,
     all_layers: bool,
-) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+) -> Looped:
     layers = config.num_layers
     slices = {name: LayerSlices(value) for name, value in stacked.items()}
     lists = tuple(slices[name].cut(value) for name, value in stacked.items())
-    kept = tuple(tf.TensorArray(x_BLH.dtype, size=layers) for _ in range(2 if all_layers else 0))
+    count = 2 * all_layers + _notes(config)
+    kept = tuple(tf.TensorArray(x_BLH.dtype, size=layers) for _ in range(count))
 
     def body(
         layer: tf.Tensor, x: tf.Tensor, lists: tuple[tf.Tensor, ...], kept: tuple[tf.TensorArray, ...]
     ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.Tensor, ...], tuple[tf.TensorArray, ...]]:
         params = {name: part.read(handle, layer) for (name, part), handle in zip(slices.items(), lists, strict=True)}
-        x, scores_BNLM = block(x, params, bias_B11M, config=config, seed=fold(seed, layer))
+        x, scores_BNLM, seen_P2 = _layer(x, params, bias_B11M, config=config, seed=fold(seed, layer))
         x = tf.ensure_shape(x, x_BLH.shape)
-        found = (x, scores_BNLM) if all_layers else ()
+        found = ((x, scores_BNLM) if all_layers else ()) + ((seen_P2,) if _notes(config) else ())
         return layer + 1, x, lists, tuple(array.write(layer, value) for array, value in zip(kept, found, strict=True))
 
     _, last_BLH, lists, kept = tf.while_loop(
         lambda layer, *_: layer < layers, body, (tf.constant(0), x_BLH, lists, kept), maximum_iterations=layers
     )
     last_BLH = with_empty_gradients(last_BLH, lists, tuple(slices.values()))
+    seen_AP2 = kept[-1].stack() if _notes(config) else None
     if not all_layers:
-        return last_BLH, None, None
-    return last_BLH, tf.concat([x_BLH[None], kept[0].stack()], axis=0), kept[1].stack()
+        return Looped(last_BLH, None, None, seen_AP2)
+    return Looped(last_BLH, tf.concat([x_BLH[None], kept[0].stack()], axis=0), kept[1].stack(), seen_AP2)
 
 
 def _unroll_below(

@@ -12,10 +12,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mobilebert_exp.config import ModelConfig
+from mobilebert_exp.config import FakeQuantization, ModelConfig
 
 TRIGRAM = 3  # embeddings of the next, the current and the previous token, side by side
 STACKED = "layers/"  # prefix of the variables whose axis 0 is the layer
+QUANTIZERS = "quantizers/"  # prefix of the ranges of activations, which are no parameters and are not trained
+EMBEDDING_POINTS = ("embeddings/projection", "embeddings/place", "embeddings/norm")
 NOT_DECAYED = ("/bias", "/gamma", "/beta")
 
 
@@ -95,10 +97,33 @@ def block_variables(config: ModelConfig) -> list[VariableSpec]:
     return found + norm("layers/bottleneck_output/norm", hidden, layers=a)
 
 
+def block_points(config: ModelConfig) -> list[str]:
+    """Where the activations of a block are rounded to 8 bits, by the names of what they come out of, in order.
+
+    `attention/scores` (before the mask) is observed alone: what is between queries, keys and values and the context is
+    computed in float, but in a file that is of integers only.
+    """
+    found = ["bottleneck_input"] + (["bottleneck_query_key"] if shares_query_key(config) else [])
+    found += [f"attention/{name}" for name in ("query", "key", "value", "scores", "context")]
+    found += [f"attention/{name}" for name in ("output", "residual", "norm")]
+    for k in range(config.num_feedforward_networks):
+        found += [f"ffn_{k}/{name}" for name in ("intermediate", "output", "residual", "norm")]
+    return [*found, "bottleneck_output", "bottleneck_output/residual", "bottleneck_output/norm"]
+
+
+def quantizer_variables(config: ModelConfig) -> list[VariableSpec]:
+    """Smallest and largest activation at each point, `[2]`, or `[A, 2]` in the blocks; none for a model in float."""
+    if config.fake_quantization is FakeQuantization.none:
+        return []
+    before = [VariableSpec(f"{QUANTIZERS}{point}", (2,), Fill.zeros) for point in EMBEDDING_POINTS]
+    shape = (config.num_layers, 2)
+    return before + [VariableSpec(f"{QUANTIZERS}{STACKED}{point}", shape, Fill.zeros) for point in block_points(config)]
+
+
 def encoder_variables(config: ModelConfig) -> list[VariableSpec]:
-    """Every variable of the encoder, the pooler included where the architecture has one."""
+    """Every variable of the encoder: the pooler where the architecture has one, ranges where they are trained with."""
     pooler = dense("pooler", config.hidden_size, config.hidden_size) if config.classifier_activation else []
-    return embedding_variables(config) + block_variables(config) + pooler
+    return embedding_variables(config) + block_variables(config) + pooler + quantizer_variables(config)
 
 
 def span_variables(config: ModelConfig) -> list[VariableSpec]:
@@ -151,5 +176,5 @@ def value_width(config: ModelConfig) -> int:
 
 
 def parameters(specs: Iterable[VariableSpec]) -> int:
-    """How many numbers the variables hold together."""
-    return sum(spec.size for spec in specs)
+    """How many numbers the variables hold together; the ranges of quantisation are none of them."""
+    return sum(spec.size for spec in specs if not spec.name.startswith(QUANTIZERS))

@@ -4,7 +4,7 @@ What a phase minimises is a sum over shares of the *global* batch, so gradients 
 are those of the whole batch, whatever it was cut into. Dropout is a function of (seed, step, replica, micro-batch), so
 a resumed run draws what the uninterrupted one draws.
 
-Shapes: B per-replica batch, S steps of a loop, F figures of a step.
+Shapes: B per-replica batch, S steps of a loop, F figures of a step, Q rows of ranges of a model that is quantised.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import orbit
 import tensorflow as tf
 
 from mobilebert_exp.config import Device, ExperimentConfig
+from mobilebert_exp.modeling.fake_quant import observing
+from mobilebert_exp.modeling.moving_ranges import MovingRanges
 from mobilebert_exp.modeling.optimizers import Optimizer
 from mobilebert_exp.runners.schedule import PlannedPhase
 
@@ -52,6 +54,7 @@ class TrainingLoop(orbit.AbstractTrainer):
         self._module, self._optimizer, self._step = module, optimizer, step
         self._variables = module.trainable_variables
         self._config = config
+        self._ranges = MovingRanges(module, config.quantization, total_steps=planned.last_step)
         self._strategy = tf.distribute.get_strategy()
         config.check_batches(num_replicas=self._strategy.num_replicas_in_sync)
         rates = self._objective.rates(tf.constant(0, tf.int64))  # for its names
@@ -94,7 +97,7 @@ class TrainingLoop(orbit.AbstractTrainer):
             totals = context.all_reduce(tf.distribute.ReduceOp.SUM, totals)
         step = tf.convert_to_tensor(self._step)
         in_phase = step - self._planned.first_step
-        shared, gradients = self._compute(batch, dict(totals), in_phase, seed)
+        shared, gradients, reach_Q2 = self._compute(batch, dict(totals), in_phase, seed)
         rates = self._objective.rates(in_phase)
         applied = self._optimizer.apply(
             gradients,
@@ -102,14 +105,18 @@ class TrainingLoop(orbit.AbstractTrainer):
             factors=None if rates is None else rates.factors,
             layer=None if rates is None else rates.layer,
         )
+        self._ranges.move(reach_Q2, step=step)
         rate = applied["learning_rate"]
         groups = [] if rates is None else [rate * factor for factor in rates.groups.values()]
         return shared, tf.stack([applied["gradient_norm"], rate, *groups])
 
     def _loss_and_gradients(
         self, batch: Batch, totals: Batch, step: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
-        """This replica's share of the loss and the other figures, and its gradients, from one pass or from several."""
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None], tf.Tensor]:
+        """This replica's share of the loss and the other figures, its gradients, and how far its activations reach.
+
+        From one pass or from several.
+        """
         parts = self._config.trainer.gradient_accumulation_steps
         if parts == 1:
             return self._gradients(batch, totals, step, seed)
@@ -117,33 +124,36 @@ class TrainingLoop(orbit.AbstractTrainer):
 
     def _gradients(
         self, batch: Batch, totals: Batch, step: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
-        with tf.GradientTape() as tape:
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None], tf.Tensor]:
+        with observing() as observed, tf.GradientTape() as tape:
             loss, figures = self._objective.loss(self._module, batch, totals=totals, step=step, seed=seed)
         gradients = tape.gradient(loss, self._variables)
         # Where rates are by layer, parts of a model may rest; elsewhere a variable without a gradient is a mistake.
         assert self._has_rates or all(gradient is not None for gradient in gradients), "a variable has no gradient"
         shared_F = tf.stack([loss, *(figures[name] for name in self._objective.figures)])
-        return shared_F, [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
+        dense = [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
+        return shared_F, dense, self._ranges.reach(observed)
 
     def _accumulated(
         self, batch: Batch, totals: Batch, step: tf.Tensor, seed: tf.Tensor, parts: int
-    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None], tf.Tensor]:
         """Gradients of the batch from `parts` micro-batches, one after another; memory is a micro-batch's."""
         pieces = {
             name: tf.reshape(value, [parts, value.shape[0] // parts, *value.shape[1:]]) for name, value in batch.items()
         }
 
         def body(
-            part: tf.Tensor, shared_F: tf.Tensor, total: list[tf.Tensor]
-        ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+            part: tf.Tensor, shared_F: tf.Tensor, total: list[tf.Tensor], reach_Q2: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor]:
             piece = {name: value[part] for name, value in pieces.items()}
             piece_seed = tf.random.experimental.stateless_fold_in(seed, part)
-            piece_F, gradients = self._gradients(piece, totals, step, piece_seed)
+            piece_F, gradients, piece_Q2 = self._gradients(piece, totals, step, piece_seed)
             sums = [a if b is None else a + b for a, b in zip(total, gradients, strict=True)]
-            return part + 1, shared_F + piece_F, sums
+            return part + 1, shared_F + piece_F, sums, tf.maximum(reach_Q2, piece_Q2)
 
         nothing_F = tf.zeros([1 + len(self._objective.figures)])
-        start = (tf.constant(0), nothing_F, [tf.zeros(v.shape, v.dtype) for v in self._variables])
-        _, shared_F, gradients = tf.while_loop(lambda part, *_: part < parts, body, start, maximum_iterations=parts)
-        return shared_F, gradients
+        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in self._variables]
+        start = (tf.constant(0), nothing_F, zeros, self._ranges.nothing())
+        _, *found = tf.while_loop(lambda part, *_: part < parts, body, start, maximum_iterations=parts)
+        shared_F, gradients, reach_Q2 = found
+        return shared_F, gradients, reach_Q2

@@ -12,8 +12,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 
-from mobilebert_exp.config import ExperimentConfig, leaves
-from mobilebert_exp.modeling.variables import STACKED, VariableSpec, parameters
+from mobilebert_exp.config import ExperimentConfig, FakeQuantization, leaves
+from mobilebert_exp.modeling.variables import QUANTIZERS, STACKED, VariableSpec, parameters
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.schedule import PlannedPhase, planned, unreached
 from mobilebert_exp.tasks.base import Demanding, Phased, Split
@@ -37,6 +37,7 @@ def run(job: Job) -> Outcome:
         *((EXAMPLES[split], f"{count:,}") for split, count in examples.items()),
         *_steps(phases, num_examples=examples.get(Split.train)),
         *_batches(phases, config),
+        *_quantization(specs, config, steps=phases[-1].last_step),
         *(job.task.plan(config, phases=[each.phase for each in phases]) if isinstance(job.task, Demanding) else []),
     ]
     width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns))
@@ -133,9 +134,23 @@ def _batches(phases: list[PlannedPhase], config: ExperimentConfig) -> list[tuple
     ]
 
 
+def _quantization(specs: list[VariableSpec], config: ExperimentConfig, *, steps: int) -> list[tuple[str, str]]:
+    """How weights are rounded, and where the ranges of activations come from."""
+    kind, settings = config.model.fake_quantization, config.quantization
+    if kind is FakeQuantization.none:
+        return []
+    points = sum(spec.name.startswith(QUANTIZERS) for spec in specs)
+    moving = settings.moving_steps(of=steps)
+    return [
+        ("fake quantisation", f"weights {kind.name}, activations at {points} points"),
+        ("  calibration", f"{settings.calibration_batches} batches before the first step"),
+        ("  moving ranges", f"in steps 1 to {moving:,}" if moving else "in no step"),
+    ]
+
+
 def _parts(specs: list[VariableSpec], config: ExperimentConfig) -> list[tuple[str, str]]:
     """Parameters by the first part of the variables' names; blocks are also counted one by one."""
-    parts = dict.fromkeys(spec.name.split("/")[0] for spec in specs)
+    parts = dict.fromkeys(spec.name.split("/")[0] for spec in specs if not spec.name.startswith(QUANTIZERS))
     rows = []
     for part in parts:
         size = parameters(spec for spec in specs if spec.name.split("/")[0] == part)

@@ -8,6 +8,7 @@ import io
 import logging
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import orbit
@@ -18,6 +19,7 @@ from mobilebert_exp.errors import DivergedError
 from mobilebert_exp.modeling import optimizers
 from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.modeling.checkpoints.series import Series
+from mobilebert_exp.modeling.moving_ranges import MovingRanges
 from mobilebert_exp.runners import initial
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.evaluation import Evaluator, write_files
@@ -105,8 +107,19 @@ class _Training:
                 objects.pop("optimizer")
             native.restore(tf.train.Checkpoint(**objects), newest)
             log.info("continuing at step %d from %s", self._saved_step, newest)
-        elif job.config.init.checkpoint is not None:
+            return
+        if job.config.init.checkpoint is not None:
             initial.read(job, whole=False).give(self._module)
+        self._calibrate(phase)
+
+    def _calibrate(self, phase: PlannedPhase) -> None:
+        """Before the first step of a run, and never again: what goes on has its ranges."""
+        settings = self._job.config.quantization
+        if ranges := MovingRanges(self._module, settings, total_steps=self._total):
+            ranges.calibrate(
+                lambda batch: self._job.task.losses(self._module, batch, seed=None),
+                _distributed(self._batches(phase).take(settings.calibration_batches)),
+            )
 
     def _new_optimizer(self, phase: PlannedPhase) -> dict[str, tf.Module | tf.Variable]:
         """Begins with the optimizer of a phase; returns all that a checkpoint holds from now on."""
@@ -120,9 +133,10 @@ class _Training:
         self._whole = tf.train.Checkpoint(**objects)
         return objects
 
-    def _training_loop(self, phase: PlannedPhase) -> TrainingLoop:
+    def _batches(self, phase: PlannedPhase) -> Any:
+        """Global batches of a phase, from the next one on."""
         config = self._job.config
-        batches = training_batches(
+        return training_batches(
             phase.phase.features(),
             batch_size=phase.phase.global_batch_size,
             seed=config.seed + phase.number,
@@ -130,13 +144,15 @@ class _Training:
             only_batches=config.trainer.overfit_batches,
             augment=phase.phase.augment,
         )
+
+    def _training_loop(self, phase: PlannedPhase) -> TrainingLoop:
         return TrainingLoop(
             planned=phase,
             module=self._module,
             optimizer=self._optimizer,
             step=self._step,
-            batches=tf.distribute.get_strategy().experimental_distribute_dataset(batches),
-            config=config,
+            batches=_distributed(self._batches(phase)),
+            config=self._job.config,
         )
 
     def run(self) -> None:
@@ -239,3 +255,7 @@ class _Training:
         self._job.stop.check()
         self.evaluation_s += time.monotonic() - started
         log.info("step %d: %s", step, "  ".join(f"{k} {v:.2f}" for k, v in evaluation.metrics.items()))
+
+
+def _distributed(batches: Any) -> tf.distribute.DistributedDataset:
+    return tf.distribute.get_strategy().experimental_distribute_dataset(batches)

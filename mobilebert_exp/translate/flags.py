@@ -130,7 +130,10 @@ SQUAD = (
     switch("version_2_with_negative", here="`task=squad_v2`"),
     number("null_score_diff_threshold", "task.null_score_diff_threshold", default="0.0"),
     switch("verbose_logging", "task.verbose_logging"),
-    switch("use_quantized_training", refused=QUANTISATION),
+    switch(
+        "use_quantized_training",
+        here="`model.fake_quantization=per_tensor`; ranges are calibrated first, where the original starts at ±6",
+    ),
     switch("activation_quantization", refused=QUANTISATION),
 )
 CLASSIFIER = (

@@ -206,12 +206,18 @@ CHOOSE = {"run_squad.py": _squad, "run_classifier.py": _classifier, "run_pretrai
 
 
 def _model(given: Given, found: Translation) -> None:
-    """A preset where the file, or the folder it came in, has a published name; else the file itself."""
+    """A preset where the file, or the folder it came in, has a published name; else the file itself.
+
+    The preset of quantisation has what the original asks for by a flag.
+    """
+    is_quantized = bool(given.get("use_quantized_training", False))
     file = Text(given["bert_config_file"])
     *folders, name = file.split("/")
     known = [stem for stem in (name.removesuffix(".json"), *folders[-1:]) if stem in PUBLISHED]
     if not known:
         found.settings["model.from_json"] = file
+        if is_quantized:
+            found.settings["model.fake_quantization"] = "per_tensor"
         if is_remote(file):
             found.refusals.append(
                 f"--bert_config_file={shown(file)}: model.from_json reads files of this machine; name a copy"
@@ -219,6 +225,8 @@ def _model(given: Given, found: Translation) -> None:
         return
     model = PUBLISHED[known[0]]
     found.settings["model"] = model
+    if is_quantized or model == "qat":
+        found.settings["model.fake_quantization"] = "per_tensor" if is_quantized else "none"
     found.notes.append(f"model={model} is what was published as {known[0]}; if yours differs, model.from_json=FILE")
 
 

@@ -3,6 +3,9 @@
 Every variable of both sides is in the account. The encoder's must all be there, in the model's shapes, and none be left
 over; heads serve a task that asks what they were taught, and start anew or are ignored otherwise. What is wrong is told
 by its first culprit, before a model is built. NumPy alone.
+
+Ranges of activations are no weights: training starts without them and calibrates its own, and a model in float ignores
+those of one with fake quantisation.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from mobilebert_exp.config import ModelConfig, leaves
+from mobilebert_exp.config import FakeQuantization, ModelConfig, leaves
 from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.modeling.checkpoints import sizes
 from mobilebert_exp.modeling.checkpoints.weights import Weights
-from mobilebert_exp.modeling.variables import VariableSpec
+from mobilebert_exp.modeling.variables import QUANTIZERS, VariableSpec
 
 HEADS = "heads/"
 SELF_EXPLAINING = ("heads/masked_lm", "heads/next_sentence")  # the others answer what a task asks
@@ -28,9 +31,10 @@ NOT_ARCHITECTURE = frozenset(
     {"name", "layer_loop", "hidden_dropout", "attention_dropout", "initialization", "initializer_range"}
 )
 # How the same weights are computed with: a difference is worth a warning, since it moves every output a little.
-COMPUTATION = frozenset({"attention_mask_value", "layer_norm_epsilon", "hugging_face_norms"})
+COMPUTATION = frozenset({"attention_mask_value", "layer_norm_epsilon", "hugging_face_norms", "fake_quantization"})
 PARTLY = "init.strict=false starts with what fits"
 OTHER_HEAD = "name a run of this task, or train one from it with mode=train"
+CALIBRATED = "train from it with mode=train, or set model.fake_quantization=none"
 MANY = 3  # names of one kind are counted from here on
 
 
@@ -94,7 +98,7 @@ def account(
       CheckpointError: the checkpoint is of another model, is in part only, or has the head of another task.
     """
     specs = {spec.name: spec for spec in wanted}
-    warnings = _differences(weights.model or {}, model, only=COMPUTATION)
+    warnings = _differences(_computed(weights), model, only=COMPUTATION)
     if demand is Demand.some:
         warnings += _differences(weights.model or {}, model, leaving_out=COMPUTATION)
     else:
@@ -149,6 +153,14 @@ def _differences(
     ]
 
 
+def _computed(weights: Weights) -> dict[str, object]:
+    """What is stated, but for weights in float, which are what quantisation starts from."""
+    stated = dict(weights.model or {})
+    if stated.get("fake_quantization") == FakeQuantization.none.name:
+        del stated["fake_quantization"]
+    return stated
+
+
 def as_yaml(value: object) -> str:
     """A value as it is typed in."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -166,12 +178,16 @@ def _check_encoder(weights: Weights, specs: Mapping[str, VariableSpec], model: M
             raise told.error(f"has {spec.name} transposed: {_shapes(weights, spec)}", remedy="transpose it")
     _check_architecture({**sizes.told_by(weights.values), "name": (weights.model or {}).get("name")}, model, told)
     for spec in encoder:
+        if spec.name not in weights.values and spec.name.startswith(QUANTIZERS):
+            if told.demand is Demand.whole:
+                raise told.error(f"lacks {spec.name}: it was trained without fake quantisation", remedy=CALIBRATED)
+            continue
         if spec.name not in weights.values:
             raise told.error(f"lacks {spec.name}")
         if not _fits(weights, spec):
             raise told.error(f"has {spec.name} in another shape: {_shapes(weights, spec)}")
     for name in weights.values:
-        if not name.startswith(HEADS) and name not in specs:
+        if not name.startswith((HEADS, QUANTIZERS)) and name not in specs:
             raise told.error(f"has {name}, for which this model has no place", remedy="give the model that it is of")
 
 
