@@ -16,8 +16,6 @@ from mobilebert_exp.translate.command_line import OPEN, Text, shown
 
 TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")  # as absl reads them
 HUB = "name the module's folder or archive in --init_checkpoint"
-EXPORT = "export to SavedModel and TFLite is not available yet"
-QUANTISATION = "quantisation is not available yet"
 
 
 class Kind(enum.Enum):
@@ -110,9 +108,11 @@ COMMON = (
     text("gcp_project", "hardware.gcp_project", here="with `use_tpu`"),
     text("master", here="`hardware.tpu_name`, with `use_tpu` and no `tpu_name`; else there is none to connect to"),
     whole("num_tpu_cores", default="8", here="with `use_tpu`: `hardware=tpu_v3_8`, `tpu_v3_256`, or `num_replicas`"),
-    text("lite_model_path", refused="prediction through a TFLite file is not available yet"),
-    switch("use_post_quantization", refused=QUANTISATION),
-    text("export_dir", refused=EXPORT),
+    text(
+        "export_dir",
+        here="`mode=export export.format=tflite_float`, into `exports/` of the run's folder; after training, as "
+        "another command",
+    ),
 )
 SQUAD = (
     text("hub_module_url", refused=HUB),
@@ -134,7 +134,12 @@ SQUAD = (
         "use_quantized_training",
         here="`model.fake_quantization=per_tensor`; ranges are calibrated first, where the original starts at ±6",
     ),
-    switch("activation_quantization", refused=QUANTISATION),
+    switch("use_post_quantization", here="with `export_dir`: `export.format=tflite_dynamic`"),
+    switch(
+        "activation_quantization",
+        here="with `export_dir` and `use_post_quantization`: `export.format=tflite_int8`",
+    ),
+    text("lite_model_path", here="with `do_predict`: `mode=evaluate export.path=FILE`, a file of `mode=export`"),
 )
 CLASSIFIER = (
     text("task_name", here="`task=glue task.dataset=NAME`; `xnli`, which is Chinese there: `task=xnli`"),
@@ -145,10 +150,12 @@ CLASSIFIER = (
     text("tfrecord_dir", "cache_dir", here=FEATURES),
     switch("do_train", here="`mode=train`, which evaluates at its end"),
     switch("do_eval", here="with `do_train`, part of it; alone, `mode=evaluate`"),
-    switch("do_predict", here="`mode=predict`; after training, as a second command"),
+    switch("do_predict", here="`mode=predict`; after training, as another command"),
     whole("max_seq_length", "task.max_seq_length", default="128"),
     whole("eval_batch_size", "task.eval_batch_size", default="8", here="changes no result"),
     whole("predict_batch_size", here="`task.eval_batch_size`, for `mode=predict`", default="8"),
+    switch("use_post_quantization", here="with `export_dir`: `export.format=tflite_dynamic`"),
+    text("lite_model_path", here="with `do_eval`: `mode=evaluate export.path=FILE`, a file of `mode=export`"),
 )
 PRETRAINING_FLAGS = (
     text("bert_teacher_config_file", here="`task=distill`, which has the published teacher; else `task=pretrain`"),

@@ -10,7 +10,7 @@ from mobilebert_exp.errors import ConfigError
 from mobilebert_exp.original_json import PUBLISHED
 from mobilebert_exp.spelling import nearest
 from mobilebert_exp.storage.place import GS, is_remote
-from mobilebert_exp.translate.command_line import Text, shown
+from mobilebert_exp.translate.command_line import Text, setting, shown
 from mobilebert_exp.translate.flags import Script
 
 RUN, VOCABULARY, TEACHER = "RUN", "VOCAB", "TEACHER"  # stand where only the person knows what is meant
@@ -58,6 +58,7 @@ def translated(script: Script, given: Given) -> Translation:
     elif not found.refusals:
         CHOOSE[script.name](given, found)
         _model(given, found)
+        _quantized(given, found)
         _hardware(given, found)
         _others(script, {**_defaults(script), **given}, found)
     return found
@@ -70,29 +71,38 @@ def _defaults(script: Script) -> dict[str, str | bool]:
 
 def _squad(given: Given, found: Translation) -> None:
     train, predict = given.get("do_train", False), given.get("do_predict", False)
-    if not train and not predict:
-        raise ConfigError("neither --do_train nor --do_predict is given, so that the original does nothing; add one")
+    if not train and not predict and "export_dir" not in given:
+        names = "--do_train, --do_predict and --export_dir"
+        raise ConfigError(f"none of {names} is given, so that the original does nothing; add one")
     if train and "train_file" not in given:
         raise ConfigError("--train_file is missing, which --do_train needs; add it")
-    if "predict_file" not in given:
+    if "predict_file" not in given and (train or predict):
         why = "--do_predict needs" if predict else "training needs here, because it ends with an evaluation"
         raise ConfigError(f"--predict_file is missing, which {why}; add it")
-    found.settings["mode"] = "train" if train else "predict"
-    found.settings["task"] = "squad_v2" if given.get("version_2_with_negative", False) else "squad_v1"
-    if not train:
+    wanted = {"do_train": {"mode": "train"}} if train else {}
+    if predict and "lite_model_path" in given:
+        wanted["do_predict"] = _of_file(given, found)
+    elif predict and not train:
+        wanted["do_predict"] = {"mode": "predict"}
         found.notes.append("mode=evaluate writes the same files, and the metrics too, where the questions have answers")
+    _left_out(given, found, lite="do_predict")
+    _in_order({**wanted, **_export(given, found)}, found)
+    found.settings["task"] = "squad_v2" if given.get("version_2_with_negative", False) else "squad_v1"
 
 
 def _classifier(given: Given, found: Translation) -> None:
     train, evaluate, predict = (given.get(name, False) for name in ("do_train", "do_eval", "do_predict"))
-    if not train and not evaluate and not predict:
-        raise ConfigError("none of --do_train, --do_eval and --do_predict is given; add one")
-    mode = found.settings["mode"] = "train" if train else "evaluate" if evaluate else "predict"
-    if predict and mode != "predict":
-        found.notes.append(
-            f"--do_predict: a second command, the same with mode=predict init.checkpoint={RUN}, "
-            f"{RUN} being the folder of the first one's run"
-        )
+    if not train and not evaluate and not predict and "export_dir" not in given:
+        raise ConfigError("none of --do_train, --do_eval, --do_predict and --export_dir is given; add one")
+    wanted = {"do_train": {"mode": "train"}} if train else {}
+    if evaluate and "lite_model_path" in given:
+        wanted["do_eval"] = _of_file(given, found)
+    elif evaluate and not train:
+        wanted["do_eval"] = {"mode": "evaluate"}
+    if predict:
+        wanted["do_predict"] = {"mode": "predict"}
+    _left_out(given, found, lite="do_eval")
+    mode = _in_order({**wanted, **_export(given, found)}, found)
     place = str(given["data_dir"]).rstrip("/")
     if str(given["task_name"]).lower() == "xnli":
         _chinese(place, found, predict=bool(predict))
@@ -100,6 +110,60 @@ def _classifier(given: Given, found: Translation) -> None:
         _glue(place, found, name=str(given["task_name"]).lower())
     if mode == "predict" and "predict_batch_size" in given:
         found.settings["task.eval_batch_size"] = str(given["predict_batch_size"])
+
+
+def _of_file(given: Given, found: Translation) -> dict[str, str]:
+    """What judges a file as a device runs it, where the original predicts through one."""
+    found.notes.append(
+        "--lite_model_path: export.path takes a file that mode=export wrote; the model itself is not needed, metrics "
+        "are printed too, and the data need their answers"
+    )
+    return {"mode": "evaluate", "export.path": Text(given["lite_model_path"])}
+
+
+def _export(given: Given, found: Translation) -> dict[str, dict[str, str]]:
+    """What writes the files of `--export_dir`, by that flag; nothing where it is not given."""
+    if "export_dir" not in given:
+        return {}
+    form = "tflite_float"
+    if given.get("use_post_quantization", False):
+        form = "tflite_int8" if given.get("activation_quantization", False) else "tflite_dynamic"
+    if form == "tflite_int8" and "train_file" not in given:
+        raise ConfigError("--train_file is missing, by which --activation_quantization calibrates; add it")
+    found.notes.append(
+        f"--export_dir={given['export_dir']}: the file goes to exports/ of the run's folder, which lies in output_dir"
+    )
+    others = "a SavedModel" if form == "tflite_float" else "a SavedModel and a TFLite file in float"
+    found.notes.append(f"the original writes {others} too; export.format=all writes every format")
+    return {"export_dir": {"mode": "export", "export.format": form}}
+
+
+def _left_out(given: Given, found: Translation, *, lite: str) -> None:
+    """Notes on the flags that the original does not look at; `lite` is the flag with which it reads a TFLite file."""
+    needs = {"lite_model_path": (lite,), "use_post_quantization": ("export_dir",)}
+    needs["activation_quantization"] = ("export_dir", "use_post_quantization")
+    for name, others in needs.items():
+        missing = [f"--{other}" for other in others if not given.get(other, False)]
+        if missing and given.get(name, False):
+            found.notes.append(f"--{name}: without {' and '.join(missing)} the original does not look at it; left out")
+
+
+def _in_order(wanted: Mapping[str, Mapping[str, str]], found: Translation) -> str:
+    """The mode of the command: the first that is wanted, by flag; each of the others is noted as one of its own."""
+    (_, first), *others = wanted.items()
+    found.settings.update(first)
+    run = "the folder of the first one's run" if first["mode"] == "train" else "the folder of the training run"
+    for (flag, settings), which in zip(others, ("second", "third", "fourth"), strict=False):
+        changed, whose = dict(settings), ""
+        if "export.path" in settings:
+            changed["init.checkpoint"] = "null"
+        elif first["mode"] == "train" or "export.path" in first:  # else the first one names the model
+            changed["init.checkpoint"], whose = RUN, f", {RUN} being {run}"
+        if "export.path" in first:
+            changed["export.path"] = "null"
+        words = " ".join(setting(key, value) for key, value in changed.items())
+        found.notes.append(f"--{flag}: a {which} command, the same with {words}{whose}")
+    return first["mode"]
 
 
 def _glue(place: str, found: Translation, *, name: str) -> None:
@@ -230,6 +294,22 @@ def _model(given: Given, found: Translation) -> None:
     found.notes.append(f"model={model} is what was published as {known[0]}; if yours differs, model.from_json=FILE")
 
 
+def _quantized(given: Given, found: Translation) -> None:
+    """What is to be known about the rounding of weights that a command asks for."""
+    if not given.get("use_quantized_training", False):
+        return
+    if found.settings.get("model") == "teacher":
+        found.refusals.append(
+            "--use_quantized_training: LayerNorm, which model=teacher has, has no 8-bit form; without it the rest "
+            "translates"
+        )
+    if found.settings["mode"] == "train":
+        found.notes.append(
+            "model.fake_quantization=per_tensor has one scale a kernel, as the original; per_channel, model=qat's own, "
+            "has one for each output and is better"
+        )
+
+
 def _hardware(given: Given, found: Translation) -> None:
     master = Text("" if "tpu_name" in given else given.get("master", ""))
     if not given.get("use_tpu", False):
@@ -237,7 +317,8 @@ def _hardware(given: Given, found: Translation) -> None:
             found.refusals.append("--master: there is no session to connect to; hardware.distribution=multi_worker")
         if left := [f"--{name}" for name in TPU_FLAGS if name in given]:
             found.notes.append(f"{', '.join(left)}: without --use_tpu the original does not look at it; left out")
-        found.notes.append("this runs on the processor; the original takes a GPU where it sees one: hardware=gpu")
+        if found.settings["mode"] != "export":  # which computes nothing that a GPU could
+            found.notes.append("this runs on the processor; the original takes a GPU where it sees one: hardware=gpu")
         return
     cores = str(given.get("num_tpu_cores", "8"))
     found.settings["hardware"] = TPUS.get(cores, TPUS["8"])
@@ -255,12 +336,15 @@ def _others(script: Script, given: Given, found: Translation) -> None:
     skipped = () if given.get("use_tpu", False) else TPU_FLAGS
     if found.settings.get("task") == "distill":
         skipped = (*skipped, "init_checkpoint")  # the teacher's
+    if "export.path" in found.settings:
+        skipped = (*skipped, "init_checkpoint")  # which the original does not use then
     for name, flag in script.flags.items():
         if name in given and flag.key and name not in skipped:
             value = given[name]
             key = IN_BUCKET.get(flag.key, flag.key) if isinstance(value, str) and value.startswith(GS) else flag.key
             found.settings.setdefault(key, value if isinstance(value, str) else str(value).lower())
-    if found.settings.get("mode") != "train" and "init.checkpoint" not in found.settings:
+    is_needed = found.settings.get("mode") != "train" and "export.path" not in found.settings
+    if is_needed and "init.checkpoint" not in found.settings:
         found.settings["init.checkpoint"] = RUN
         found.notes.append(
             f"put the folder of the training run in place of {RUN}; the original takes the newest of --output_dir"
