@@ -140,8 +140,11 @@ def _export(given: Given, found: Translation) -> dict[str, dict[str, str]]:
 
 def _left_out(given: Given, found: Translation, *, lite: str) -> None:
     """Notes on the flags that the original does not look at; `lite` is the flag with which it reads a TFLite file."""
-    needs = {"lite_model_path": (lite,), "use_post_quantization": ("export_dir",)}
-    needs["activation_quantization"] = ("export_dir", "use_post_quantization")
+    needs = {
+        "lite_model_path": (lite,),
+        "use_post_quantization": ("export_dir",),
+        "activation_quantization": ("export_dir", "use_post_quantization"),
+    }
     for name, others in needs.items():
         missing = [f"--{other}" for other in others if not given.get(other, False)]
         if missing and given.get(name, False):
