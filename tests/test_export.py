@@ -14,6 +14,7 @@ from exports import STARTER, Bench, glue, result
 from mobilebert_exp.lite import cards
 from mobilebert_exp.lite.interpreter import LiteModel
 from mobilebert_exp.modeling.checkpoints import saved_model
+from mobilebert_exp.modeling.variables import QUANTIZERS
 from mobilebert_exp.runners import peak_memory
 from mobilebert_exp.runners.export import NAMES
 from mobilebert_exp.tracking import store
@@ -91,6 +92,32 @@ def test_equal_weights_and_settings_give_equal_files(bench: Bench) -> None:
     assert files[0] == files[1]
 
 
+def _with_ranges(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if name.startswith(QUANTIZERS):
+            values[name] = np.broadcast_to(np.float32([-9.0, 7.0]), value.shape)
+
+
+def test_learnt_ranges_are_not_measured_anew(bench: Bench) -> None:
+    """And the file answers as the model that was trained with them."""
+    quantised = "model.fake_quantization=per_channel"
+    start = f"init.checkpoint={bench.trained('quantised', quantised, is_undecided=True, change=_with_ranges)}"
+    files = []
+    for count in (1, 9):
+        asked = ("mode=export", "export.format=tflite_int8", f"export.calibration_examples={count}")
+        run = bench.succeeds(*asked, quantised, start, to=f"quantised-{count}")
+        files.append((run / "exports/model_int8.tflite").read_bytes())
+    assert files[0] == files[1]
+    judged = bench.succeeds(
+        "mode=evaluate", quantised, f"export.path={run}/exports/model_int8.tflite", to="judged-quantised"
+    )
+    assert result(judged)["metrics"]["equal_answers"] >= 90.0
+    served = bench.succeeds("mode=export", "export.format=savedmodel", quantised, start, to="quantised-served")
+    found = saved_model.read(served / "exports/saved_model")
+    assert found.model is not None and found.model["fake_quantization"] == "none"
+    assert not [name for name in found.values if name.startswith(QUANTIZERS)]
+
+
 def test_a_saved_model_has_the_run_s_weights_bit_by_bit(bench: Bench) -> None:
     run = bench.succeeds(
         "mode=export", "export.format=savedmodel", f"init.checkpoint={bench.folder}/trained", to="served"
@@ -127,14 +154,8 @@ def test_a_file_of_another_length_than_training(bench: Bench) -> None:
     assert LiteModel(run / "exports/model_float.tflite").length is None
 
 
-def test_what_cannot_be_exported(bench: Bench) -> None:
+def test_fewer_training_features_than_asked(bench: Bench) -> None:
     start = f"init.checkpoint={bench.folder}/trained"
-    assert bench.refuses("mode=export") == (
-        "mode=export needs init.checkpoint=RUN_DIR, the folder of a finished training run"
-    )
-    assert bench.refuses("mode=export", start, "export.length=600") == (
-        "export.length=600 exceeds the model's 512 positions (model.max_positions); lower it"
-    )
     said = bench.refuses("mode=export", start, "export.format=tflite_int8", "export.calibration_examples=65")
     assert said == (
         "export.calibration_examples=65 exceeds the 64 training features; lower it, or name more training data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from exports import STARTER, Bench, glue, result
 
-from mobilebert_exp import compose, registry
+from mobilebert_exp import compose, deploying, fitting, lineage, registry
+from mobilebert_exp.config import InitConfig
 from mobilebert_exp.tasks.base import Deployable, Evaluation
+from mobilebert_exp.tracking import weights
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,28 @@ def test_a_file_without_its_model_stands_alone(bench: Bench, tmp_path: Path) -> 
     )
 
 
+def test_a_file_alone_finds_its_model_through_the_tracker(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a run that is named by its id is what the tags name."""
+    copy, asked = tmp_path / "model.tflite", []
+    shutil.copy(bench.folder / "export/exports/model_float.tflite", copy)
+
+    def resolve(place: str, *, uri: str, cache_dir: str) -> str:
+        asked.append(place)
+        return str(bench.folder / "trained")
+
+    monkeypatch.setattr(weights, "resolve", resolve)
+    config = compose([*bench.settings, "mode=evaluate", f"export.path={copy}"])
+    task = registry.create_task(config)
+    config = fitting.resolved(config, task)
+    found = deploying.with_weights(config, task, uri=None)
+    assert (asked, found.init.checkpoint) == (["mlflow:run-trained"], str(bench.folder / "trained"))
+    assert lineage.tags(config, found) == {"source_run_id": "run-trained"}
+    named = dataclasses.replace(config, init=InitConfig(checkpoint="mlflow:abc/best"))
+    assert lineage.tags(named, found) == {"source_run_id": "abc"}
+
+
 def test_files_that_are_not_to_be_judged(bench: Bench, tmp_path: Path) -> None:
     file = f"{bench.folder}/export/exports/model_float.tflite"
     head = "GLUE sst2: 0, 1"
@@ -139,13 +164,6 @@ def test_files_that_are_none(bench: Bench, tmp_path: Path) -> None:
     assert bench.refuses("mode=evaluate", f"export.path={tmp_path}/folder") == (
         f"{tmp_path}/folder is no SavedModel of mode=export, it lacks assets.extra/mobilebert_exp.zip; "
         "name one, or a .tflite"
-    )
-    assert bench.refuses("mode=evaluate") == (
-        "mode=evaluate needs init.checkpoint=RUN_DIR, the folder of a finished training run, "
-        "or export.path=FILE, an exported file"
-    )
-    assert bench.refuses("mode=predict", f"init.checkpoint={bench.folder}/trained", _file(bench)) == (
-        "export.path is for mode=evaluate and mode=benchmark; mode=predict takes init.checkpoint"
     )
     assert not (bench.folder / "refused").exists()
 

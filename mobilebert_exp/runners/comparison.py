@@ -20,6 +20,7 @@ from mobilebert_exp.runners.evaluation import Scored, of_checkpoint, write_files
 from mobilebert_exp.tasks.base import Deployable, Evaluation, Features, Split
 
 log = logging.getLogger(__name__)
+TELL_EVERY_S = 60.0
 EQUAL = "equal_answers"  # share of questions, or rows, to which file and model give the same answer, in percent
 
 
@@ -101,18 +102,24 @@ def _evaluated(job: Job, opened: Runnable) -> Evaluation:
     task, limit = job.task, job.config.trainer.limit_eval
     assert isinstance(task, Deployable), "told before"
     features = task.features(Split.dev, limit=limit)
+    log.info("%s: %d features, one after another", job.config.export.path, features.num_features)
     outputs = _outputs(opened, features, batch_size=job.config.task.eval_batch_size)
     return task.score(task.of_exported(outputs), Split.dev, limit=limit)
 
 
 def _outputs(opened: Runnable, features: Features, *, batch_size: int) -> dict[str, np.ndarray]:
-    """Of every feature, in order."""
+    """Of every feature, in order; a line each minute says how many are done."""
     found: dict[str, list[np.ndarray]] = {}
+    done, told = 0, time.monotonic()
     for batch in evaluation_batches(features, batch_size=batch_size):
         columns = {name: value.numpy() for name, value in batch.items()}
         is_real = columns.pop(ROW_WEIGHT) > 0
         for name, value in opened.outputs({name: value[is_real] for name, value in columns.items()}).items():
             found.setdefault(name, []).append(value)
+        done += int(is_real.sum())
+        if time.monotonic() - told > TELL_EVERY_S:
+            told = time.monotonic()
+            log.info("%d of %d features", done, features.num_features)
     return {name: np.concatenate(values) for name, values in found.items()}
 
 

@@ -20,8 +20,10 @@ from mobilebert_exp.files import whole_folder, write_bytes, write_json
 from mobilebert_exp.lite import cards, metadata, write
 from mobilebert_exp.lite.lowering import HeadKind
 from mobilebert_exp.lite.metadata import Card
+from mobilebert_exp.modeling import quantizers
 from mobilebert_exp.modeling.checkpoints import saved_model
 from mobilebert_exp.modeling.checkpoints.weights import Weights
+from mobilebert_exp.modeling.variables import QUANTIZERS
 from mobilebert_exp.runners import calibration, evaluations, initial, peak_memory
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.tasks.base import Deployable
@@ -35,7 +37,6 @@ NAMES = {  # what each format is called in the run's folder, TFLite's as the ori
     ExportFormat.tflite_int8: "model_int8.tflite",
     ExportFormat.tflite_int8_strict: "model_int8_strict.tflite",
 }
-QUANTIZERS = "quantizers/"  # before the names of ranges that quantisation-aware training has learnt
 DIGEST = "sha256."  # before the name of a file, as a param
 
 
@@ -94,8 +95,7 @@ class _Exporter:
         assert isinstance(job.task, Deployable), "told before"
         self._config, self._head, self._deployment = job.config, job.task.head, job.task.deployment()
         self._values = {name: value for name, value in values.items() if not name.startswith(QUANTIZERS)}
-        learnt = {name: value for name, value in weights.values.items() if name.startswith(QUANTIZERS)}
-        self._ranges, self._rows = {name.removeprefix(QUANTIZERS): value for name, value in learnt.items()}, rows
+        self._ranges, self._rows = quantizers.ranges(weights.values), rows
         self.source = _source(job, weights)
 
     def write(self, format: ExportFormat, path: Path) -> Written:
