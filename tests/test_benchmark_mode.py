@@ -149,12 +149,15 @@ def test_what_a_process_says_of_a_file_reaches_the_person(tmp_path: Path) -> Non
         Process(Subject(name="m", path=path), rows=_rows(tmp_path), threads=1)
 
 
-def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"), [(signal.SIGKILL, "killed, perhaps for want of memory"), (signal.SIGABRT, "signal 6: .+")]
+)
+def test_a_process_that_is_ended_is_told(number: int, words: str, tmp_path: Path) -> None:
     path = lite_files.put(tmp_path / "m.tflite", lite_files.span())
     process = Process(Subject(name="m", path=path), rows=_rows(tmp_path), threads=1)
     try:
-        os.kill(process.number, signal.SIGKILL)
-        with pytest.raises(WorkerError, match=r"that measures m ended \(killed by signal 9"):
+        os.kill(process.number, number)
+        with pytest.raises(WorkerError, match=rf"that measures m ended \({words}\); run it again"):
             process.run(0)
     finally:
         process.close()
@@ -223,3 +226,5 @@ def test_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
             machine, "CPU_INFO", lite_files.put(tmp_path / "cpuinfo", f"{flags}\n\nflags: x\n".encode())
         )
         assert machine.has_dot_products(machine.described()) is has
+    for load, is_busy in ((0.5, False), (1.5, True)):
+        assert machine.is_busy({**machine.described(), "cores": 2, "load_before": load}) is is_busy

@@ -239,6 +239,8 @@ def _remarks(about: Mapping[str, object], measured: Sequence[Measured]) -> list[
     assert isinstance(instructions, list)
     cpu = f"{about['cpu']}, {about['cores']} core(s), {' '.join(instructions)}"
     lines.append(f"{cpu}; load {about['load_before']}; {named}")
+    if machine.is_busy(about):
+        lines.append("others were at work on this machine; measure again when it is idle")
     if not machine.has_dot_products(about):
         lines.append("this CPU has no 8-bit dot products, without which int8 gains little: measure on the device")
     return lines

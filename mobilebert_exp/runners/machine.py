@@ -13,6 +13,7 @@ LIBRARIES = ("ai-edge-litert", "tensorflow", "numpy")
 # What decides how fast products of small numbers are: of Intel and AMD (dot products of 8 bits, 16-bit floats) and ARM.
 INTEL = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16")
 ARM = ("asimd", "asimddp", "i8mm", "bf16", "fphp", "sve")
+BUSY = 0.3  # processes that wanted a core, for each that there is
 DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
@@ -37,6 +38,13 @@ def has_dot_products(machine: Mapping[str, object]) -> bool:
     found = machine["instructions"]
     assert isinstance(found, list)
     return bool(DOT_PRODUCTS & set(found))
+
+
+def is_busy(machine: Mapping[str, object]) -> bool:
+    """Whether others had so much of it, before anything was measured, that figures say more of them."""
+    load, cores = machine["load_before"], machine["cores"]
+    assert isinstance(load, float) and isinstance(cores, int)
+    return load > BUSY * cores
 
 
 def _cpu() -> dict[str, str]:

@@ -126,10 +126,10 @@ class Process:
     def _last_words(self) -> str:
         code = self._process.wait()
         self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return (
-            f"killed by signal {-code}, perhaps for want of memory" if code < 0 else (lines or ["it said nothing"])[-1]
-        )
+        lines = self._said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        if code == -signal.SIGKILL:
+            return "killed, perhaps for want of memory"
+        return f"signal {-code}: {lines[-1]}" if code < 0 else lines[-1]
 
 
 def serve(request: Mapping[str, Any]) -> None:
