@@ -131,6 +131,7 @@ def _stored(values: dict[str, np.ndarray], folder: Path, model: ModelConfig) -> 
     return str(folder)
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit, while ranges move and while they rest; and nothing is calibrated anew."""
     config = experiment(
@@ -172,7 +173,7 @@ def test_replicas_move_ranges_as_one_device_does(run: str) -> None:
     assert sum("quantizers" in name for name in names) > 20
     for name in names:
         expected = measured[f"quantized-1:{name}"]
-        near = 2e-2 * np.abs(expected).max() + 2e-3
+        near = 1e-2 * np.abs(expected).max() + 1e-4
         np.testing.assert_allclose(measured[f"{run}:{name}"], expected, rtol=0, atol=near, err_msg=name)
 
 

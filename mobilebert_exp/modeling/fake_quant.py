@@ -149,21 +149,27 @@ def embedded(params: Params, input_ids_BL: tf.Tensor, segment_ids_BL: tf.Tensor,
     place_BLH = tf.tensordot(types_BLY, params["embeddings/type/table"], axes=1)
     place_BLH += params["embeddings/position/table"][None, :length]
     x_BLH = points(projection_BLH + points(place_BLH * gamma + beta, "embeddings/place"), "embeddings/norm")
-    if (observed := _OBSERVED.get()) is not None:
-        seen = tf.unstack(points.seen_P2)
-        observed.extremes |= {f"{QUANTIZERS}{name}": pair for name, pair in zip(EMBEDDING_POINTS, seen, strict=True)}
+    if is_observed():
+        pairs = zip(EMBEDDING_POINTS, tf.unstack(points.seen_P2), strict=True)
+        _note({f"{QUANTIZERS}{name}": pair for name, pair in pairs})
     return x_BLH
 
 
 def note_blocks(seen_AP2: tf.Tensor | None, config: ModelConfig) -> None:
     """Tells whoever observes what all blocks have seen."""
+    if seen_AP2 is not None:
+        pairs = zip(block_points(config), tf.unstack(seen_AP2, axis=1), strict=True)
+        _note({f"{QUANTIZERS}{STACKED}{name}": pair_A2 for name, pair_A2 in pairs})
+
+
+def _note(extremes: Mapping[str, tf.Tensor]) -> None:
     observed = _OBSERVED.get()
-    if observed is not None and seen_AP2 is not None:
-        for name, pair_A2 in zip(block_points(config), tf.unstack(seen_AP2, axis=1), strict=True):
-            observed.extremes[f"{QUANTIZERS}{STACKED}{name}"] = pair_A2
+    assert observed is not None, "asked before"
+    observed.extremes |= extremes
 
 
 def is_observed() -> bool:
+    """Whether anybody wants to know what is seen at the points."""
     return _OBSERVED.get() is not None
 
 
