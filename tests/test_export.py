@@ -95,7 +95,7 @@ def test_equal_weights_and_settings_give_equal_files(bench: Bench) -> None:
 def _with_ranges(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if name.startswith(QUANTIZERS):
-            values[name] = np.broadcast_to(np.float32([-9.0, 7.0]), value.shape)
+            values[name] = np.broadcast_to(np.array([-9.0, 7.0], np.float32), value.shape)
 
 
 def test_learnt_ranges_are_not_measured_anew(bench: Bench) -> None:
