@@ -15,6 +15,10 @@ ONLY = [word for word in PREDICT if "predict_file" not in word] + ["--export_dir
 RUN = "RUN being the folder of the first one's run"
 
 
+def _composed(*arguments: str) -> dict[str, Any]:
+    return _set(*_translated(*arguments, composes=False))  # once is enough
+
+
 def _notes(*arguments: str) -> list[str]:
     ended = here("translate", "--", *arguments)
     assert ended.code == 0, ended.err
@@ -73,11 +77,11 @@ def test_quantised_training_is_what_the_flag_says() -> None:
     """Of any model file; that of quantisation does not quantise by itself."""
     own = _translated(*BASE, "--use_quantized_training", "--bert_config_file=mine.json", composes=False)
     assert {"model.from_json=mine.json", "model.fake_quantization=per_tensor"} <= set(own)
-    assert _set(*_translated(*BASE, "--use_quantized_training"))["model.fake_quantization"] == "per_tensor"
+    assert _composed(*BASE, "--use_quantized_training")["model.fake_quantization"] == "per_tensor"
     for words in (BASE, [*BASE, f"--bert_config_file={QAT}"], [*PREDICT, "--do_predict", f"--bert_config_file={QAT}"]):
-        assert _set(*_translated(*words, "--nouse_quantized_training"))["model.fake_quantization"] == "none"
+        assert _composed(*words, "--nouse_quantized_training")["model.fake_quantization"] == "none"
         assert not [note for note in _notes(*words) if "per_channel" in note]
-    assert not [word for word in _translated(*BASE) if "fake" in word]
+    assert not [word for word in _translated(*BASE, composes=False) if "fake" in word]
 
 
 def test_the_teacher_cannot_be_quantised() -> None:
@@ -99,9 +103,9 @@ def test_the_teacher_cannot_be_quantised() -> None:
     ],
 )
 def test_what_is_written(words: list[str], written: str) -> None:
-    found = _set(*_translated(*words))
+    found = _composed(*words)
     assert (found["mode"], found["export.format"], found["init.checkpoint"]) == ("export", written, "RUN")
-    assert _set(*_translated(*words, "--init_checkpoint=runs/x"))["init.checkpoint"] == "runs/x"
+    assert _composed(*words, "--init_checkpoint=runs/x")["init.checkpoint"] == "runs/x"
     in_float = "" if written == "tflite_float" else " and a TFLite file in float"
     assert f"the original writes a SavedModel{in_float} too; export.format=all writes every format" in _notes(*words)
 
@@ -152,7 +156,7 @@ def test_calibration_needs_examples() -> None:
 )
 def test_what_else_is_asked_is_another_command(words: list[str], mode: str, others: dict[str, str]) -> None:
     """The first is printed, each other one noted, and composes."""
-    first = _translated(*words)
+    first = _translated(*words, composes=False)
     assert _set(*first)["mode"] == mode
     assert _seconds(*words) == others
     for settings in others.values():
@@ -164,7 +168,7 @@ def test_what_else_is_asked_is_another_command(words: list[str], mode: str, othe
 def test_a_file_is_judged_without_a_model(words: list[str]) -> None:
     """`--init_checkpoint` says nothing then; the original does not open it."""
     words = [*words, "--lite_model_path=${S}/a b.tflite", "--init_checkpoint=I"]
-    found = _set(*_translated(*words))
+    found = _composed(*words)
     expected = {"mode": "evaluate", "export.path": "${S}/a b.tflite", "init.checkpoint": None}
     assert {key: found[key] for key in expected} == expected
     (told,) = (note for note in _notes(*words) if "--lite_model_path" in note)
@@ -190,7 +194,7 @@ def test_a_file_is_judged_without_a_model(words: list[str]) -> None:
 def test_what_the_original_does_not_look_at_is_left_out(words: list[str], told: str) -> None:
     flag = told.partition(":")[0]
     without = [word for word in words if not word.startswith(flag)]
-    assert _translated(*words) == _translated(*without)
+    assert _translated(*words) == _translated(*without, composes=False)
     left = [note for note in _notes(*words) if note not in _notes(*without)]
     assert left == [f"{told} the original does not look at it; left out"]
 
