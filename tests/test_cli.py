@@ -68,7 +68,7 @@ def _write_checkpoint(run_dir: Path) -> None:
 
 def test_every_command_that_help_shows_composes_and_plans(help_text: str, tmp_path: Path) -> None:
     commands = _commands(help_text)
-    assert len(commands) == 5
+    assert len(commands) == 7
     _write_checkpoint(tmp_path)
     for command in commands:
         arguments = [each.replace("=DIR", f"={tmp_path}").replace("=RUN", f"={tmp_path}") for each in command]

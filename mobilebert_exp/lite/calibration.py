@@ -46,7 +46,7 @@ def measured(
             values = interpreter.get_tensor(shown["index"])
             low, high = float(values.min()), float(values.max())
             before = found.get(shown["name"], (low, high))
-            found[shown["name"]] = (min(low, before[0]), max(high, before[1]))
+            found[shown["name"]] = (float(np.minimum(low, before[0])), float(np.maximum(high, before[1])))
     return found
 
 

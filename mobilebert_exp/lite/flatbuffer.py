@@ -52,12 +52,11 @@ def version(operation: Operation) -> int:
     first = operation.inputs[0].dtype
     if operation.op is Op.dequantize and first is DType.float16:
         return DEQUANTIZE_HALF
-    if operation.op is Op.fully_connected:
-        weight = operation.inputs[1]
-        if weight.scale is not None and len(weight.scale.scale) > 1:
-            return PRODUCT_BY_CHANNEL
-        if weight.dtype is DType.int8:
-            return PRODUCT_8_BIT if first is DType.int8 else PRODUCT_OF_MIXED
+    if operation.op is Op.fully_connected and operation.inputs[1].dtype is DType.int8:
+        if first is DType.int8:
+            return PRODUCT_8_BIT
+        scale = operation.inputs[1].scale
+        return PRODUCT_BY_CHANNEL if scale is not None and len(scale.scale) > 1 else PRODUCT_OF_MIXED
     return SINCE_8_BIT.get(operation.op, 1) if first is DType.int8 else 1
 
 

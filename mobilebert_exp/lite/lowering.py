@@ -112,14 +112,7 @@ class Lowering:
         """What is added to scores, `[1, 1, M]`; a table of two instead of arithmetic needs no float."""
         table = constant("mask/table", np.array([self._mask_value, 0.0], np.float32), role=Role.table)
         row = self._add(Op.gather, [table, mask], "mask/row", (TOKENS,), Stage.core, axis=0)
-        shape = shape_of(
-            "mask/shape",
-            (
-                1,
-                1,
-                TOKENS,
-            ),
-        )
+        shape = shape_of("mask/shape", (1, 1, TOKENS))
         return self._add(Op.reshape, [row, shape], "mask", (1, 1, TOKENS), Stage.core)
 
     # Embeddings
@@ -222,14 +215,7 @@ class Lowering:
     def _heads(self, x_TI: Value) -> Value:
         """`[T, I]` to `[N, T, D]`."""
         heads, size = self._model.num_heads, self._model.head_size
-        shape = shape_of(
-            f"{x_TI.name}/shape",
-            (
-                TOKENS,
-                heads,
-                size,
-            ),
-        )
+        shape = shape_of(f"{x_TI.name}/shape", (TOKENS, heads, size))
         cut = self._add(Op.reshape, [x_TI, shape], f"{x_TI.name}/cut", (TOKENS, heads, size), Stage.dense)
         order = integers(f"{x_TI.name}/order", [1, 0, 2])
         return self._add(Op.transpose, [cut, order], f"{x_TI.name}/heads", (heads, TOKENS, size), Stage.dense)
@@ -245,13 +231,7 @@ class Lowering:
         found = self._add(Op.batch_matmul, [shares, value_NMD], f"{at}/context/heads", (heads, TOKENS, size), core)
         order = integers(f"{at}/context/order", [1, 0, 2])
         joined = self._add(Op.transpose, [found, order], f"{at}/context/rows", (TOKENS, heads, size), core)
-        shape = shape_of(
-            f"{at}/context/shape",
-            (
-                TOKENS,
-                heads * size,
-            ),
-        )
+        shape = shape_of(f"{at}/context/shape", (TOKENS, heads * size))
         return self._add(Op.reshape, [joined, shape], f"{at}/context", (TOKENS, heads * size), core)
 
     def _block(self, x_TH: Value, masks: Value, layer: int) -> Value:
@@ -315,13 +295,7 @@ class Lowering:
             for column, name in enumerate(("start_logits", "end_logits")):
                 part = _Dense(head.kernel[:, column : column + 1], head.bias[column : column + 1])
                 logits = self._dense(x_TH, part, f"heads/{name}", stage=Stage.head)
-                shape = shape_of(
-                    f"{name}/shape",
-                    (
-                        1,
-                        TOKENS,
-                    ),
-                )
+                shape = shape_of(f"{name}/shape", (1, TOKENS))
                 self._graph.outputs[name] = self._add(Op.reshape, [logits, shape], name, (1, TOKENS), Stage.head)
             return
         first = self._first(x_TH)

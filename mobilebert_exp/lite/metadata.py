@@ -12,7 +12,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,9 +190,11 @@ def read(path: Path) -> Card:
         ) from None
     except OSError as problem:
         raise ExportError(f"{path} cannot be read ({problem.strerror}); name an exported .tflite") from None
-    except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as problem:
+    except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError) as problem:
         reason = f"lacks {problem}" if isinstance(problem, KeyError) else str(problem)
-        raise ExportError(f"the files at the end of {path} are not as mode=export writes them ({reason})") from None
+        raise ExportError(
+            f"the files at the end of {path} are not as mode=export writes them ({reason}); export it again"
+        ) from None
 
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytes:

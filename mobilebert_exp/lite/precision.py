@@ -6,7 +6,8 @@ Where 8 bits and float32 meet, a conversion is inserted, once a tensor.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +20,9 @@ from mobilebert_exp.lite.scales import Scale
 # Whose result is read with the scale of what it was made of.
 SAME_SCALE = {Op.concatenation, Op.gather, Op.reshape, Op.strided_slice, Op.transpose}
 FIXED = {Op.softmax: scales.PROBABILITIES, Op.tanh: scales.TANH}
+LARGEST_QUOTIENT = (
+    128  # of what goes in and what comes out, in steps: XNNPACK takes less than 256, and ends the process
+)
 STORED_HALF = {Role.weight, Role.table}
 
 
@@ -137,6 +141,8 @@ class _Planner:
         if value.is_integer:
             stored = Tensor(value.name, value.shape, DType.int32, value.data, is_shape=value.role is Role.shape)
         elif value.role in STORED_HALF and value.data.size > 2 and self._precision.weights is DType.float16:
+            if np.max(np.abs(value.data), initial=0.0) > np.finfo(np.float16).max:
+                raise ExportError(f"{value.name} exceeds what 16 bits hold; choose export.format=tflite_float")
             half = Tensor(f"{value.name}/half", value.shape, DType.float16, value.data.astype(np.float16))
             stored = self._conversion(Op.dequantize, half, Tensor(value.name, value.shape, DType.float32))
         elif value.role in STORED_HALF and value.data.size > 2 and self._precision.weights is DType.int8:
@@ -167,10 +173,11 @@ class _Planner:
             return self._product(node)
         inputs = [self._small(value, node) for value in node.inputs]
         read = [tensor.scale for tensor in sorted(inputs, key=_is_constant) if tensor.scale is not None]
-        scale = read[0] if node.op in SAME_SCALE else FIXED.get(node.op) or self._scale_of(node.output.name)
+        name, is_kept = node.output.name, node.op in SAME_SCALE
+        scale = read[0] if is_kept else FIXED.get(node.op) or self._result(name, node.op, read)
         if node.op is Op.concatenation:
             inputs = [self._rescaled(tensor, read[0]) for tensor in inputs]
-        return self._emit(node, inputs, Tensor(node.output.name, node.output.shape, DType.int8, scale=scale))
+        return self._emit(node, inputs, Tensor(name, node.output.shape, DType.int8, scale=scale))
 
     def _product(self, node: Node) -> Tensor:
         """A matrix product, whose bias counts in steps of the input's and the kernel's scales."""
@@ -181,10 +188,19 @@ class _Planner:
         scale = scales.of_weight(weight.data, per_channel=self._precision.per_channel, bias=bias.data, input_scale=step)
         kernel = Tensor(weight.name, weight.shape, DType.int8, scale.stored(weight.data), scale)
         steps = Scale(scale.scale * np.float32(step))
+        # Interpreters take the input's and the kernel's scales, not this one: its first alone saves a megabyte.
         counts = np.round(bias.data / steps.scale.astype(np.float64)).astype(np.int32)
         offsets = Tensor(bias.name, bias.shape, DType.int32, counts, Scale(steps.scale[:1]))
-        output = Tensor(node.output.name, node.output.shape, DType.int8, scale=self._scale_of(node.output.name))
-        return self._emit(node, [x, kernel, offsets], output)
+        result = self._result(node.output.name, node.op, [x.scale, scale])
+        return self._emit(
+            node, [x, kernel, offsets], Tensor(node.output.name, node.output.shape, DType.int8, scale=result)
+        )
+
+    def _result(self, name: str, op: Op, read: Sequence[Scale]) -> Scale:
+        """The scale of a result: of what is 0 throughout, one that the interpreter can still divide by."""
+        found, largest = self._scale_of(name), [float(scale.scale.max()) for scale in read]
+        floor = (max(largest) if op is Op.add else math.prod(largest)) / LARGEST_QUOTIENT
+        return found if found.scale[0] >= floor else replace(found, scale=np.array([floor], np.float32))
 
     def _small(self, value: Value, node: Node) -> Tensor:
         """An input of an operation that is computed in 8 bits."""

@@ -65,6 +65,7 @@ def tflite(
     found = _known(ranges or {})
     if chosen.stages:
         found |= _measured(lowered(mask), chosen, set(found), calibration_rows, length=length)
+        _check_ranges(found)
     if chosen.is_strict:
         mask, found = _masked(found, mask_value)
     graph = lowered(mask, dynamic_length=dynamic_length)
@@ -91,12 +92,6 @@ def _measured(
     """The ranges that a file needs and nothing tells."""
     missing = {name for name in calibration.wanted(graph, chosen) if name not in known}
     found = calibration.measured(graph, missing, rows, length=length, threads=THREADS)
-    for name, (low, high) in found.items():
-        if not -LARGEST <= low <= high <= LARGEST:
-            raise ExportError(
-                f"{name} reaches from {low:.3g} to {high:.3g}, which 8 bits cannot tell apart; "
-                "export another checkpoint, or export.format=tflite_float"
-            )
     if absent := sorted(missing - set(found)):
         raise ExportError(
             f"the range of {absent[0]} is not known; export with calibration examples, or a checkpoint of model=qat"
@@ -133,6 +128,16 @@ def _masked(
     }
     context = {f"{name}/heads": limits for name, limits in found.items() if name.endswith("/attention/context")}
     return chosen, {**found, **context, **sums}
+
+
+def _check_ranges(found: Mapping[str, calibration.Range]) -> None:
+    """Measured ones, and learnt ones."""
+    for name, (low, high) in found.items():
+        if not -LARGEST <= low <= high <= LARGEST:
+            raise ExportError(
+                f"{name} reaches from {low:.3g} to {high:.3g}, which 8 bits cannot tell apart; "
+                "export another checkpoint, or export.format=tflite_float"
+            )
 
 
 def _check(values: Mapping[str, np.ndarray]) -> None:

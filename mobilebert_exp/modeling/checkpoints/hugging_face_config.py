@@ -53,7 +53,7 @@ CHOICES = {  # theirs: ours
     "normalization_type": {kind.name: kind.name for kind in Normalization},
 }
 ALWAYS = ("trigram_input", "use_bottleneck")  # MobileBERT has both; without them it is another model
-UNWORDED = ("name", "initialization", "layer_loop", "attention_mask_value", "hugging_face_norms")
+UNWORDED = ("name", "initialization", "layer_loop", "attention_mask_value", "hugging_face_norms", "fake_quantization")
 SHARED = "key_query_shared_bottleneck"  # builds a bottleneck there even where bottleneck attention makes no use of it
 NOT_OF_THE_FIRST_TOKEN = ("MobileBertForTokenClassification", "MobileBertForMultipleChoice")
 
@@ -88,7 +88,12 @@ def read(file: Path) -> Described:
     found = {ours: _checked(file, key, stated.get(key, absent), kind) for key, (ours, kind, absent) in KEYS.items()}
     if stated.get("true_hidden_size", found["intra_bottleneck_size"]) != found["intra_bottleneck_size"]:
         raise _fault(file, "true_hidden_size is not intra_bottleneck_size, as use_bottleneck asks; mend it")
-    plain = {"name": file.parent.resolve().name, "initialization": "bert", "layer_loop": "scan"}
+    plain = {
+        "name": file.parent.resolve().name,
+        "initialization": "bert",
+        "layer_loop": "scan",
+        "fake_quantization": "none",
+    }
     odd = {"hugging_face_norms": found["normalization"] == Normalization.layer_norm.name}
     own = stated.get(OURS, {})
     if not isinstance(own, dict):
