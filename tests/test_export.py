@@ -83,6 +83,7 @@ def test_a_store_leads_from_files_to_the_run_and_from_figures_to_the_files(bench
     assert evaluated.data.metrics["final/equal_answers"] == 100.0
 
 
+@pytest.mark.slow
 def test_equal_weights_and_settings_give_equal_files(bench: Bench) -> None:
     asked = ("mode=export", "export.format=tflite_int8", "export.calibration_examples=4")
     files = []
@@ -98,6 +99,7 @@ def _with_ranges(values: dict[str, Any]) -> None:
             values[name] = np.broadcast_to(np.array([-9.0, 7.0], np.float32), value.shape)
 
 
+@pytest.mark.slow
 def test_learnt_ranges_are_not_measured_anew(bench: Bench) -> None:
     """And the file answers as the model that was trained with them."""
     quantised = "model.fake_quantization=per_channel"
@@ -118,6 +120,7 @@ def test_learnt_ranges_are_not_measured_anew(bench: Bench) -> None:
     assert not [name for name in found.values if name.startswith(QUANTIZERS)]
 
 
+@pytest.mark.slow
 def test_a_saved_model_has_the_run_s_weights_bit_by_bit(bench: Bench) -> None:
     run = bench.succeeds(
         "mode=export", "export.format=savedmodel", f"init.checkpoint={bench.folder}/trained", to="served"

@@ -53,6 +53,7 @@ def test_a_file_answers_as_its_model(bench: Bench, name: str) -> None:
     assert answers == _predictions(alone / "predictions")
 
 
+@pytest.mark.slow
 def test_any_batch_and_a_part_of_the_split(bench: Bench) -> None:
     asked = ("mode=evaluate", _file(bench, "model_int8.tflite"), "trainer.limit_eval=11")
     one, other = (bench.succeeds(*asked, f"task.eval_batch_size={size}", to=f"by-{size}") for size in (3, 32))
@@ -168,6 +169,7 @@ def test_files_that_are_none(bench: Bench, tmp_path: Path) -> None:
     assert not (bench.folder / "refused").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_saved_model(bench: Bench, tmp_path: Path) -> None:
     copy = tmp_path / "saved_model"
     shutil.copytree(bench.folder / "export/exports/saved_model", copy)
@@ -177,6 +179,7 @@ def test_a_damaged_saved_model(bench: Bench, tmp_path: Path) -> None:
     assert said.startswith(f"{copy} cannot be loaded (") and said.endswith("; export it again")
 
 
+@pytest.mark.slow
 def test_another_checkpoint_than_the_file_s_is_told(bench: Bench) -> None:
     other = bench.trained(
         "other", change=lambda values: values.update({"heads/classifier/bias": np.ones(2, np.float32)})
