@@ -18,6 +18,7 @@ from mobilebert_exp.architecture import LayerLoop as LayerLoop
 from mobilebert_exp.architecture import ModelConfig as ModelConfig
 from mobilebert_exp.architecture import Normalization as Normalization
 from mobilebert_exp.checks import at_least, folder, in_bucket, integers, optional_place, positive, require
+from mobilebert_exp.deployment import CALIBRATED, ExportFormat
 from mobilebert_exp.deployment import BenchmarkConfig as BenchmarkConfig
 from mobilebert_exp.deployment import ExportConfig as ExportConfig
 from mobilebert_exp.deployment import QuantizationConfig as QuantizationConfig
@@ -308,10 +309,18 @@ class ExperimentConfig:
             wanted, is_named = f"{wanted}, or export.path=FILE, an exported file", is_named or bool(self.export.path)
         others = (Mode.train, Mode.plan, Mode.prepare)
         require(self.mode in others or is_named, f"mode={self.mode.name} needs {wanted}")
+        reads_file = self.mode in (Mode.evaluate, Mode.benchmark, Mode.plan)
+        instead = "leave it out" if self.mode is Mode.prepare else f"mode={self.mode.name} takes init.checkpoint"
         require(
-            self.mode is not Mode.predict or self.export.path is None,
-            "export.path is for mode=evaluate and mode=benchmark; mode=predict takes init.checkpoint",
+            reads_file or self.export.path is None, f"export.path is for mode=evaluate and mode=benchmark; {instead}"
         )
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether an export reads training features, for ranges that quantisation-aware training would have learnt."""
+        is_quantized = self.model.fake_quantization is not FakeQuantization.none
+        is_learnt = is_quantized and self.export.format is ExportFormat.tflite_int8  # or the checkpoint is refused
+        return self.mode is Mode.export and self.export.format in CALIBRATED and not is_learnt
 
     def check_batches(self, *, num_replicas: int) -> None:
         """Raises ConfigError where a replica's or micro-batch's share is not whole; again when devices are found."""

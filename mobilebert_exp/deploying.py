@@ -15,6 +15,7 @@ from mobilebert_exp.errors import CheckpointError, ConfigError, ExportError, Use
 from mobilebert_exp.lite import cards
 from mobilebert_exp.lite.metadata import Card
 from mobilebert_exp.modeling.checkpoints.account import as_yaml
+from mobilebert_exp.storage import archive
 from mobilebert_exp.tasks.base import Deployable, Task
 from mobilebert_exp.tracking import states, store, weights
 from mobilebert_exp.tracking.base import RunState
@@ -43,18 +44,20 @@ def with_weights(config: ExperimentConfig, task: Task, *, uri: str | None) -> Ex
     """
     config = fitting.with_weights(_with_file(config, task, uri), task, uri=uri)
     if config.mode is Mode.export and config.init.checkpoint is not None:
-        _check_finished(config.init.checkpoint)
+        assert config.cache_dir is not None, "resolved by the experiment"
+        _check_finished(config.init.checkpoint, cache_dir=config.cache_dir)
     return config
 
 
-def _check_finished(place: str) -> None:
+def _check_finished(place: str, *, cache_dir: str) -> None:
     """A run that did not finish has no model yet; one of its checkpoints is what somebody may still want."""
-    run_dir, wanted = location.parts(place)
+    run_dir, wanted = location.parts(sources.checkpoint(place, cache_dir=cache_dir))
     state = states.state_of(run_dir) if (run_dir / location.FOLDER).is_dir() else ""
     if wanted or state in ("", RunState.FINISHED.name):
         return
     folders = {location.BEST: run_dir / location.FOLDER / location.BEST, location.LAST: run_dir / location.FOLDER}
-    named = " or ".join(f"init.checkpoint={run_dir}/{name}" for name, at in folders.items() if manifest.committed(at))
+    run = run_dir if archive.is_archive(place) else place.rstrip("/")
+    named = " or ".join(f"init.checkpoint={run}/{name}" for name, at in folders.items() if manifest.committed(at))
     raise CheckpointError(
         f"init.checkpoint={place} is a run that did not finish ({state}); let it finish"
         f"{named and f', or name a checkpoint of it: {named}'}"
@@ -84,17 +87,23 @@ def _origin(path: Path, card: Card, config: ExperimentConfig, uri: str | None) -
     """Where the checkpoint lies of which a file was made; "" where it cannot be had."""
     recorded = location.read(path.parent / location.EXPORTS_FILE)
     place, run_id = str(recorded.get("checkpoint", "")), card.source.get(cards.SOURCE_RUN, "")
-    try:
-        if place and recorded.get("source") == card.source:
-            location.check(place)
-            return place
-        if run_id:
-            assert config.cache_dir is not None, "resolved by the experiment"
-            store_uri = store.resolve_uri(config.tracking.uri, uri, config.output_dir)
-            return weights.resolve(f"{weights.SCHEME}{run_id}", uri=store_uri, cache_dir=config.cache_dir)
-    except UserError as problem:
-        log.warning("the model of export.path=%s cannot be had here: %s", path, problem)
+    places = [place] if place and recorded.get("source") == card.source else []
+    for each in [*places, *([f"{weights.SCHEME}{run_id}"] if run_id else [])]:
+        try:
+            return _held(each, config, uri)
+        except UserError as problem:
+            log.warning("the model of export.path=%s cannot be had here: %s", path, problem)
     return ""
+
+
+def _held(place: str, config: ExperimentConfig, uri: str | None) -> str:
+    """A place for `init.checkpoint`, after a look; raises UserError where there is no checkpoint."""
+    assert config.cache_dir is not None, "resolved by the experiment"
+    if weights.is_named(place):
+        store_uri = store.resolve_uri(config.tracking.uri, uri, config.output_dir)
+        place = weights.resolve(place, uri=store_uri, cache_dir=config.cache_dir)
+    location.check(sources.checkpoint(place, cache_dir=config.cache_dir))
+    return place
 
 
 def _check_file(card: Card, config: ExperimentConfig, task: Task) -> None:

@@ -9,7 +9,8 @@
     ├── StorageError              a bucket that refuses, or cannot be reached
     ├── WorkerError               a process of ours that was ended from outside, or cannot be started
     ├── DivergedError             a training whose loss is no longer a number
-    └── ExportError               a model without such an exported form, or a file of one that cannot be read or run
+    └── ExportError               a model that cannot be exported, or an exported file that cannot be read or run
+        └── NoSuchFormError       a model without such an exported form
 
     RunStopped (BaseException)    not a mistake: the run was asked to stop; passes through whatever runs it, a sweep too
 
@@ -40,7 +41,11 @@ class CheckpointError(UserError):
 
 
 class ExportError(UserError):
-    """A model that has no such form on a device, or a file for devices that is torn, foreign or cannot be run."""
+    """A model that cannot be a file for devices, or a file for devices that is torn, foreign or cannot be run."""
+
+
+class NoSuchFormError(ExportError):
+    """A model that has no such form on a device; it may have others."""
 
 
 class OutputError(UserError):

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping
 
 from mobilebert_exp.config import ExperimentConfig, Mode, leaves
-from mobilebert_exp.deployment import CALIBRATED
 from mobilebert_exp.errors import ConfigError, DataError
 from mobilebert_exp.tasks.base import Split, Task, Taught
 from mobilebert_exp.tracking import provenance, states
@@ -33,8 +32,7 @@ def of(config: ExperimentConfig, digests: Mapping[str, str]) -> str:
 def digests(config: ExperimentConfig, task: Task) -> dict[str, str]:
     """Of the vocabulary and the files that the mode reads; of other files none is looked for, or fetched."""
     if config.mode is not Mode.prepare:
-        is_calibrated = config.mode is Mode.export and config.export.format in CALIBRATED
-        splits = (Split.train,) if is_calibrated else READS[config.mode]
+        splits = (Split.train,) if config.is_calibrated else READS[config.mode]
         read = dict(task.digests(splits))  # first: a teacher of other words is told by them
         return {**read, **(task.teacher_digests() if config.mode is Mode.train and isinstance(task, Taught) else {})}
     found: dict[str, str] = {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from mobilebert_exp import location
 from mobilebert_exp.config import ExperimentConfig, Mode
+from mobilebert_exp.data import sources
 from mobilebert_exp.deploying import FILES
+from mobilebert_exp.errors import ExportError
 from mobilebert_exp.lite import cards
 from mobilebert_exp.tracking import states, weights
 
@@ -19,7 +22,8 @@ def tags(asked: ExperimentConfig, found: ExperimentConfig) -> dict[str, str]:
 
     Args:
       asked: as the user has it, `mlflow:RUN_ID` included.
-      found: with places on this machine, as `deploying.with_weights` returns it.
+      found: as `deploying.with_weights` returns it; `asked` itself for a run that goes on, whose starting weights are
+        not fetched again.
     """
     ids: dict[str, str] = {}
     if found.export.path is not None and found.mode in FILES:
@@ -29,9 +33,20 @@ def tags(asked: ExperimentConfig, found: ExperimentConfig) -> dict[str, str]:
         ids[SOURCE_TAG] = source.get(cards.SOURCE_RUN, "")
         ids[EXPORT_TAG] = record.get("run_id", "") if record.get("source") == source else ""
     if asked.init.checkpoint is not None and found.init.checkpoint is not None:
-        named = weights.run_id_in(asked.init.checkpoint)
-        ids[SOURCE_TAG] = named or states.run_id_of(location.run_of(found.init.checkpoint))
+        place = found.init.checkpoint
+        if found is not asked:
+            place = sources.checkpoint(place, cache_dir=found.cache_dir)
+        if source_id := weights.run_id_in(asked.init.checkpoint) or _run_id_of(place):
+            ids[SOURCE_TAG] = source_id
     return {tag: run_id for tag, run_id in ids.items() if run_id}
+
+
+def _run_id_of(place: str) -> str:
+    """The run that a checkpoint on this machine is of, or was exported from."""
+    if (Path(place) / cards.BESIDE).is_file():
+        with contextlib.suppress(ExportError):  # of a damaged card: its weights may be whole
+            return cards.card_of(Path(place)).source.get(cards.SOURCE_RUN, "")
+    return states.run_id_of(location.run_of(place))
 
 
 def _record(path: Path) -> dict[str, Any]:

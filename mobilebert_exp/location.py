@@ -17,6 +17,7 @@ FILES_BY = (".index", ".safetensors", ".bin", ".index.json")  # which are one by
 MODEL_FILE = "model.json"  # of a run: the architecture of its weights, and under HEAD what their head answers
 SETTINGS_FILE = "provenance/config.json"  # of a run: the leaves of its resolved configuration
 HEAD = "head"
+STATE_FILE = "state.json"  # of a run: whether it ended, and how
 RESULT_FILE = "result.json"  # of a run that ended: its figures
 EXPORTS, EXPORTS_FILE = "exports", "exports.json"  # of a run: files for devices and servers, and what is in them
 _PART = re.compile(r"(.+)\.(?:index|meta|data-\d{5}-of-\d{5})")  # a file of a TensorFlow checkpoint

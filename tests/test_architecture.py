@@ -78,9 +78,9 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "fitting": ("fitting", {"task interface", "sources", "modeling", "tracking"}),
     "deploying": (
         "deploying",
-        {"fitting", "task interface", "sources", "modeling", "lite", "tracking", "tracker interface"},
+        {"fitting", "task interface", "storage", "sources", "modeling", "lite", "tracking", "tracker interface"},
     ),
-    "lineage": ("lineage", {"deploying", "lite", "tracking"}),  # of a run: those that its weights and files came from
+    "lineage": ("lineage", {"deploying", "sources", "lite", "tracking"}),  # where a run's weights came from
     "experiment": (
         "experiment",
         {"registry", "task interface", "runner interface", "tracking", "tracker interface", "sweep's note"}

@@ -181,6 +181,11 @@ COMPOSITION = {
     "mode=predict init.checkpoint=x export.path=y": (
         "export.path is for mode=evaluate and mode=benchmark; mode=predict takes init.checkpoint"
     ),
+    "export.path=y": "export.path is for mode=evaluate and mode=benchmark; mode=train takes init.checkpoint",
+    "mode=export init.checkpoint=x export.path=y": (
+        "export.path is for mode=evaluate and mode=benchmark; mode=export takes init.checkpoint"
+    ),
+    "mode=prepare export.path=y": "export.path is for mode=evaluate and mode=benchmark; leave it out",
     "export.format=onnx": (
         "export.format=onnx is not one of savedmodel, tflite_float, tflite_float16, tflite_dynamic, tflite_int8, "
         "tflite_int8_strict, all; choose one"

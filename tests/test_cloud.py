@@ -47,6 +47,7 @@ def test_a_checkpoint_in_a_bucket(cloud: Proxy, place: Place, tmp_path: Path) ->
         "checkpoints/ckpt-5.index",
         "checkpoints/best/ckpt-3.index",
         "model.json",
+        "state.json",
         "x.log",
     ):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +58,10 @@ def test_a_checkpoint_in_a_bucket(cloud: Proxy, place: Place, tmp_path: Path) ->
         for wanted in ("", "/best", "/last")
     }
     fetched = {wanted: set(folders.files_of(at if not wanted else at.parent)) for wanted, at in found.items()}
-    newest = {"checkpoints/checkpoint", "checkpoints/ckpt-5.index"}
-    assert fetched[""] == {*newest, "checkpoints/best/ckpt-3.index", "model.json"}
-    assert fetched["/best"] == {"checkpoints/best/ckpt-3.index", "model.json"}
-    assert fetched["/last"] == {*newest, "model.json"}
+    newest, told = {"checkpoints/checkpoint", "checkpoints/ckpt-5.index"}, {"model.json", "state.json"}
+    assert fetched[""] == {*newest, "checkpoints/best/ckpt-3.index", *told}
+    assert fetched["/best"] == {"checkpoints/best/ckpt-3.index", *told}
+    assert fetched["/last"] == {*newest, *told}
     prefix = sources.checkpoint(f"{place}/checkpoints/ckpt-5", cache_dir=tmp_path / "prefix")
     assert Path(f"{prefix}.index").is_file()
     with pytest.raises(CheckpointError, match=rf"^init.checkpoint={place}/none: no checkpoint there; "):

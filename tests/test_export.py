@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exports import STARTER, Bench, glue, result
+from faults import Proxy
 
 from mobilebert_exp.lite import cards
 from mobilebert_exp.lite.interpreter import LiteModel
@@ -17,6 +18,8 @@ from mobilebert_exp.modeling.checkpoints import saved_model
 from mobilebert_exp.modeling.variables import QUANTIZERS
 from mobilebert_exp.runners import peak_memory
 from mobilebert_exp.runners.export import NAMES
+from mobilebert_exp.storage import folders
+from mobilebert_exp.storage.place import Place
 from mobilebert_exp.tracking import store
 from mobilebert_exp.tracking.base import RunState
 
@@ -46,7 +49,12 @@ def test_every_format_of_a_run(bench: Bench) -> None:
         path, each = run / "exports" / name, record["files"][format]
         assert each["seconds"] > 0 and each["peak_memory_bytes"] > 2**20
         card = cards.card_of(path)
-        assert (card.task, card.head, card.format, card.length) == ("glue_sst2", "classes", format, 12)
+        assert (card.task, card.head, card.format, card.length) == (
+            "glue_sst2",
+            "classes",
+            format,
+            512 if path.is_dir() else 12,
+        )
         assert (card.labels, card.lower_case) == (("0", "1"), True)
         assert card.vocabulary == (bench.folder / "vocab/bert_uncased_vocab.txt").read_bytes()
         assert card.source["source_run_id"] == "run-trained"
@@ -81,6 +89,7 @@ def test_a_store_leads_from_files_to_the_run_and_from_figures_to_the_files(bench
     assert links == {"mode": "evaluate", "source_run_id": "run-trained", "export_run_id": export.info.run_id}
     assert evaluated.data.metrics["dev/accuracy"] == evaluated.data.metrics["model/accuracy"]
     assert evaluated.data.metrics["final/equal_answers"] == 100.0
+    assert evaluated.data.params["export.sha256"] == files["tflite_float"]["sha256"]
 
 
 @pytest.mark.slow
@@ -101,13 +110,13 @@ def _with_ranges(values: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_learnt_ranges_are_not_measured_anew(bench: Bench) -> None:
-    """And the file answers as the model that was trained with them."""
+    """Nor are training data read; and the file answers as the model that was trained with the ranges."""
     quantised = "model.fake_quantization=per_channel"
     start = f"init.checkpoint={bench.trained('quantised', quantised, is_undecided=True, change=_with_ranges)}"
     files = []
-    for count in (1, 9):
-        asked = ("mode=export", "export.format=tflite_int8", f"export.calibration_examples={count}")
-        run = bench.succeeds(*asked, quantised, start, to=f"quantised-{count}")
+    for name, more in {"with": "export.calibration_examples=9", "without": "task.train_file=/nowhere.tsv"}.items():
+        asked = ("mode=export", "export.format=tflite_int8", more)
+        run = bench.succeeds(*asked, quantised, start, to=f"quantised-{name}")
         files.append((run / "exports/model_int8.tflite").read_bytes())
     assert files[0] == files[1]
     judged = bench.succeeds(
@@ -130,6 +139,7 @@ def test_a_saved_model_has_the_run_s_weights_bit_by_bit(bench: Bench) -> None:
     again = bench.succeeds(
         "mode=export", "export.format=tflite_float", f"init.checkpoint={run}/exports/saved_model", to="again"
     )
+    assert cards.card_of(again / "exports/model_float.tflite").source["source_run_id"] == "run-trained"
     direct = bench.succeeds("mode=export", f"init.checkpoint={bench.folder}/trained", to="direct")
     row = {name: np.ones((1, 12), np.int32) for name in ("input_ids", "input_mask", "segment_ids")}
     one, other = (LiteModel(path / "exports/model_float.tflite").outputs(row) for path in (again, direct))
@@ -145,8 +155,19 @@ def test_a_model_without_an_8_bit_form_is_exported_without_it(bench: Bench) -> N
     run = bench.succeeds("mode=export", "export.format=all", *norm, to="without")
     record = json.loads((run / "exports/exports.json").read_text())
     assert record["left_out"]["tflite_int8_strict"] == said
-    assert {"tflite_float", "savedmodel"} <= record["files"].keys()
+    assert record["files"].keys() == FILES.keys() - {"tflite_int8_strict"}
     assert not (run / "exports/model_int8_strict.tflite").exists()
+
+
+def test_what_is_wrong_with_a_model_is_no_form_that_it_lacks(bench: Bench) -> None:
+    def diverge(values: dict[str, Any]) -> None:
+        values["embeddings/norm/gamma"] = values["embeddings/norm/gamma"] * np.float32(1e9)
+
+    start = f"init.checkpoint={bench.trained('diverged', change=diverge)}"
+    asked = ("mode=export", "export.format=all", "export.calibration_examples=4", start)
+    said = bench.refuses(*asked, to="diverged-export")
+    assert "which 8 bits cannot tell apart; export another checkpoint" in said
+    assert result(bench.folder / "diverged-export")["state"] == "FAILED"
 
 
 def test_a_file_of_another_length_than_training(bench: Bench) -> None:
@@ -183,6 +204,21 @@ def test_an_unfinished_run(bench: Bench, state: RunState) -> None:
         f"or name a checkpoint of it: init.checkpoint={place}/last"
     )
     assert not (bench.folder / "untouched").exists()
+
+
+def test_an_unfinished_run_in_a_bucket(bench: Bench, cloud: Proxy, place: Place) -> None:
+    """Of one that finished, what the tracker calls it is known too."""
+    for state in (RunState.RUNNING, RunState.FINISHED):
+        run = bench.trained(f"in-bucket-{state.name}", state=state)
+        folders.upload(run, place / state.name, names=folders.files_of(run))
+    assert bench.refuses("mode=export", f"init.checkpoint={place}/RUNNING", to="from-bucket") == (
+        f"init.checkpoint={place}/RUNNING is a run that did not finish (RUNNING); let it finish, "
+        f"or name a checkpoint of it: init.checkpoint={place}/RUNNING/last"
+    )
+    assert not (bench.folder / "from-bucket").exists()
+    run = bench.succeeds("mode=export", f"init.checkpoint={place}/FINISHED", to="from-bucket")
+    assert cards.card_of(run / "exports/model_float.tflite").source["source_run_id"] == "run-in-bucket-FINISHED"
+    assert json.loads((run / "exports/exports.json").read_text())["checkpoint"] == f"{place}/FINISHED"
 
 
 def test_a_checkpoint_of_an_unfinished_run_may_be_named(bench: Bench) -> None:

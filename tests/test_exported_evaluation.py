@@ -15,6 +15,7 @@ from exports import STARTER, Bench, glue, result
 
 from mobilebert_exp import compose, deploying, fitting, lineage, registry
 from mobilebert_exp.config import InitConfig
+from mobilebert_exp.runners import comparison
 from mobilebert_exp.tasks.base import Deployable, Evaluation
 from mobilebert_exp.tracking import weights
 
@@ -127,6 +128,31 @@ def test_a_file_alone_finds_its_model_through_the_tracker(
     assert lineage.tags(config, found) == {"source_run_id": "run-trained"}
     named = dataclasses.replace(config, init=InitConfig(checkpoint="mlflow:abc/best"))
     assert lineage.tags(named, found) == {"source_run_id": "abc"}
+    (tmp_path / "trained").mkdir()
+    for each in (bench.folder / "trained").rglob("ckpt-*"):
+        shutil.copy(each, tmp_path / "trained")  # which is no run
+    prefix = next((tmp_path / "trained").glob("*.index")).with_suffix("")
+    foreign = dataclasses.replace(config, init=InitConfig(checkpoint=str(prefix)))
+    assert lineage.tags(foreign, deploying.with_weights(foreign, task, uri=None)) == {"source_run_id": "run-trained"}
+
+
+def test_a_model_that_is_gone_from_where_it_was_is_asked_for_by_its_run(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one in an archive is had from there."""
+    path = tmp_path / "exports/model_float.tflite"
+    shutil.copytree(bench.folder / "export/exports", path.parent)
+    config = compose([*bench.settings, "mode=evaluate", f"export.path={path}"])
+    task = registry.create_task(config)
+    config = fitting.resolved(config, task)
+    archive = shutil.make_archive(str(tmp_path / "packed"), "gztar", bench.folder, "trained")
+    trained, record = str(bench.folder / "trained"), json.loads((path.parent / "exports.json").read_text())
+    asked: list[str] = []
+    monkeypatch.setattr(weights, "resolve", lambda place, **_: asked.append(place) or trained)
+    for place, found, questions in ((archive, archive, 0), (str(tmp_path / "deleted"), trained, 1)):
+        (path.parent / "exports.json").write_text(json.dumps({**record, "checkpoint": place}))
+        assert deploying.with_weights(config, task, uri=None).init.checkpoint == found
+        assert asked == ["mlflow:run-trained"] * questions
 
 
 def test_files_that_are_not_to_be_judged(bench: Bench, tmp_path: Path) -> None:
@@ -140,6 +166,8 @@ def test_files_that_are_not_to_be_judged(bench: Bench, tmp_path: Path) -> None:
     assert bench.refuses("mode=evaluate", _file(bench), "task.max_seq_length=10") == (
         f"export.path={file} takes 12 tokens, and task.max_seq_length=10; set task.max_seq_length=12"
     )
+    served = bench.succeeds("mode=evaluate", _file(bench, "saved_model"), "task.max_seq_length=20", to="longer")
+    assert result(served)["metrics"]["equal_answers"] == 100.0
     words = (bench.folder / "vocab/bert_uncased_vocab.txt").read_text()
     (tmp_path / "words.txt").write_text(words.replace("harp", "lute"))
     said = bench.refuses("mode=evaluate", _file(bench), f"task.vocab_file={tmp_path}/words.txt")
@@ -208,14 +236,17 @@ def test_spans_and_a_shorter_text_in_a_file_of_any_length(tmp_path: Path) -> Non
 STSB = ("task=glue", "task.dataset=stsb", "data_root=/nowhere")
 
 
-def test_scores_are_compared_to_a_digit_and_logarithms_of_probabilities_are_logits(tmp_path: Path) -> None:
+def test_scores_that_are_close_are_equal_and_logarithms_of_probabilities_are_logits(tmp_path: Path) -> None:
     scores: Any = registry.create_task(compose([*STSB, f"cache_dir={tmp_path}"]))
     classes: Any = registry.create_task(compose(["task=glue", "task.dataset=rte", f"cache_dir={tmp_path}"]))
     assert isinstance(scores, Deployable) and isinstance(classes, Deployable)
     given = np.array([[2.5], [3.0]], np.float32)
     np.testing.assert_array_equal(scores.of_exported({"scores": given})["outputs"], given)
-    files = {"predictions.json": {"1": {"prediction": 2.53}, "2": {"prediction": 2.56}}}
-    assert scores.answers(Evaluation(metrics={}, files=files)) == {"1": 2.5, "2": 2.6}
+    files = {"predictions.json": {"1": {"prediction": 2.549}, "2": {"prediction": 2.551}}}
+    one, other = scores.answers(Evaluation(metrics={}, files=files)).values()
+    assert comparison.is_equal(one, other), "which a rounding would tell apart"
+    assert not comparison.is_equal(one, 2.61)
+    assert comparison.is_equal("harp", "harp") and not comparison.is_equal("0", "1")
     logits = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     shares[0] = [0.0, 1.0]  # as 8 bits have it

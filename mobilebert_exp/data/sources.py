@@ -228,10 +228,10 @@ def _drop_others(run: Path, there: Collection[str]) -> None:
 
 
 def _belongs(name: str, wanted: str) -> bool:
-    """Whether a file of a run is needed to read the checkpoint that is wanted."""
+    """Whether a file of a run is needed to read the checkpoint that is wanted, and to know whose it is."""
     first, *rest = name.split("/")
     if first != location.FOLDER:
-        return name == location.MODEL_FILE
+        return name in (location.MODEL_FILE, location.STATE_FILE)
     is_best = len(rest) > 1 and rest[0] == location.BEST
     return is_best if wanted == location.BEST else not is_best if wanted == location.LAST else True
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mobilebert_exp.errors import ExportError
+from mobilebert_exp.errors import NoSuchFormError
 from mobilebert_exp.lite import scales
 from mobilebert_exp.lite.graph import Graph, Node, Op, Role, Scalar, Shape, Stage, Value
 from mobilebert_exp.lite.scales import Scale
@@ -110,7 +110,7 @@ class _Planner:
 
     def _is_8_bit(self, node: Node) -> bool:
         if self._precision.is_strict and node.stage is Stage.norm:
-            raise ExportError(
+            raise NoSuchFormError(
                 f"export.format=tflite_int8_strict: {node.output.name} ({node.op.value}) has no 8-bit form here; "
                 "models with LayerNorm or GELU have tflite_int8, and model=qat or model=opt tflite_int8_strict"
             )
@@ -243,6 +243,6 @@ def planned(graph: Graph, precision: Precision, *, scale_of: Callable[[str], Sca
     """The graph in the formats of `precision`; `scale_of` is asked for each measured result in 8 bits, by its name.
 
     Raises:
-      ExportError: something has no 8-bit form.
+      NoSuchFormError: something has no 8-bit form.
     """
     return _Planner(precision, scale_of).plan(graph)

@@ -55,7 +55,8 @@ def tflite(
       metadata: named buffers to carry.
 
     Raises:
-      ExportError: the model has no such form, needs a range that nothing tells, or holds what is not finite.
+      NoSuchFormError: the model has no such form.
+      ExportError: it needs a range that nothing tells, or holds what is not finite.
     """
     _check(values)
     chosen, mask = PRECISIONS[format], model.attention_mask_value

@@ -21,6 +21,7 @@ from mobilebert_exp.tasks.base import Deployable, Evaluation, Features, Split
 
 log = logging.getLogger(__name__)
 TELL_EVERY_S = 60.0
+SCORE_TOLERANCE = 0.05  # of STS-B's scores, from 0 to 5
 EQUAL = "equal_answers"  # share of questions, or rows, to which file and model give the same answer, in percent
 
 
@@ -40,6 +41,7 @@ def run(job: Job) -> Outcome:
     """
     path, main = Path(job.config.export.path or ""), job.config.task.main_metric
     opened = _opened(path, job.config)  # what is wrong with it is better told first
+    job.tracker.params({"export.sha256": evaluations.digest(path)})
     model = of_checkpoint(job, Split.dev) if job.config.init.checkpoint is not None else None
     if model is not None:
         _compare_origin(path, model)
@@ -126,7 +128,14 @@ def _outputs(opened: Runnable, features: Features, *, batch_size: int) -> dict[s
 def _equal(job: Job, model: Evaluation, file: Evaluation) -> float:
     assert isinstance(job.task, Deployable), "told before"
     theirs, ours = (job.task.answers(evaluation) for evaluation in (model, file))
-    return 100 * sum(ours[name] == answer for name, answer in theirs.items()) / len(theirs)
+    return 100 * sum(is_equal(ours[name], answer) for name, answer in theirs.items()) / len(theirs)
+
+
+def is_equal(one: object, other: object) -> bool:
+    """Whether two answers are the same: texts and classes to the letter, scores within `SCORE_TOLERANCE`."""
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= SCORE_TOLERANCE
+    return one == other
 
 
 def _table(path: Path, model: Evaluation | None, file: Evaluation, figures: Mapping[str, float]) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 from mobilebert_exp import __version__, location
 from mobilebert_exp.architecture import FakeQuantization
 from mobilebert_exp.config import leaves
-from mobilebert_exp.deployment import CALIBRATED, ExportFormat
-from mobilebert_exp.errors import ExportError, OutputError
+from mobilebert_exp.deployment import ExportFormat
+from mobilebert_exp.errors import NoSuchFormError, OutputError
 from mobilebert_exp.files import whole_folder, write_bytes, write_json
 from mobilebert_exp.lite import cards, metadata, write
 from mobilebert_exp.lite.lowering import HeadKind
@@ -26,6 +26,7 @@ from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.variables import QUANTIZERS
 from mobilebert_exp.runners import calibration, evaluations, initial, peak_memory
 from mobilebert_exp.runners.base import Job, Outcome
+from mobilebert_exp.storage.place import is_remote
 from mobilebert_exp.tasks.base import Deployable
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,11 @@ def run(job: Job) -> Outcome:
     """Writes `export.format`, or every format that the model has, of `init.checkpoint`.
 
     Raises:
-      ExportError: the model has no such form.
+      NoSuchFormError: the model has no such form.
+      ExportError: it cannot be exported at all, e.g. as it has diverged.
     """
     config, folder = job.config, job.run_dir / location.EXPORTS
-    rows = calibration.rows(job) if config.export.format in CALIBRATED else []
+    rows = calibration.rows(job) if config.is_calibrated else []
     found = initial.read(job, whole=True)
     exporter = _Exporter(job, found.weights, {name: found.weights.values[name] for name in found.account.loaded}, rows)
     written: dict[str, Written] = {}
@@ -68,7 +70,7 @@ def run(job: Job) -> Outcome:
     for each in NAMES if is_each else [config.export.format]:
         try:
             written[each.name] = exporter.write(each, folder / NAMES[each])
-        except ExportError as problem:
+        except NoSuchFormError as problem:
             if not is_each:
                 raise
             left_out[each.name] = str(problem)
@@ -99,7 +101,7 @@ class _Exporter:
         self.source = _source(job, weights)
 
     def write(self, format: ExportFormat, path: Path) -> Written:
-        """Raises ExportError where the model has no such form, OutputError where it cannot be written."""
+        """Raises ExportError where the model cannot be exported so, OutputError where it cannot be written."""
         started = time.monotonic()
         with peak_memory.measured() as peak:
             if format is ExportFormat.savedmodel:
@@ -149,15 +151,15 @@ class _Exporter:
             cards.put_beside(self._card(ExportFormat.savedmodel), partial)
 
     def _card(self, format: ExportFormat) -> Card:
-        config, deployment = self._config, self._deployment
+        config, deployment, is_served = self._config, self._deployment, format is ExportFormat.savedmodel
         return Card(
             task=config.task.name,
             head=deployment.answer.value,
             labels=deployment.labels,
             vocabulary=deployment.vocabulary,
             lower_case=config.task.lower_case,
-            length=config.task.max_seq_length,
-            dynamic_length=config.export.dynamic_length or format is ExportFormat.savedmodel,
+            length=config.model.max_positions if is_served else config.task.max_seq_length,
+            dynamic_length=config.export.dynamic_length or is_served,
             preprocessing=deployment.preprocessing,
             source=self.source,
             format=format.name,
@@ -201,7 +203,7 @@ def _record(job: Job, written: Mapping[str, Written], left_out: Mapping[str, str
         "task": config.task.name,
         "length": config.task.max_seq_length,
         "dynamic_length": config.export.dynamic_length,
-        "checkpoint": str(Path(config.init.checkpoint or "").expanduser().absolute()),
+        "checkpoint": _place_of(config.init.checkpoint or ""),
         "source": dict(source),
         "files": {name: dataclasses.asdict(each) for name, each in written.items()},
         "left_out": dict(left_out),
@@ -212,6 +214,11 @@ def _record(job: Job, written: Mapping[str, Written], left_out: Mapping[str, str
         figures = {"bytes": each.bytes, "seconds": each.seconds, "peak_memory_bytes": each.peak_memory_bytes}
         job.tracker.metrics({f"export/{name}/{figure}": value for figure, value in figures.items()}, step=0)
     job.tracker.artifact(folder)
+
+
+def _place_of(checkpoint: str) -> str:
+    """Where whoever reads the record finds it, from any folder; what lies elsewhere is called the same from all."""
+    return checkpoint if is_remote(checkpoint) else str(Path(checkpoint).expanduser().absolute())
 
 
 def _table(written: Mapping[str, Written]) -> str:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-SCORE_DIGITS = 1  # to which two scores are the same answer
-
 
 @dataclass(kw_only=True, slots=True)
 class Config(TaskConfig):
@@ -203,9 +201,8 @@ class Classification:
         return {"outputs": np.log(np.maximum(outputs["probabilities"], least))}
 
     def answers(self, evaluation: Evaluation) -> Mapping[str, object]:
-        """Classes, or scores to `SCORE_DIGITS`."""
-        found = {name: record["prediction"] for name, record in evaluation.files["predictions.json"].items()}
-        return {name: round(word, SCORE_DIGITS) if isinstance(word, float) else word for name, word in found.items()}
+        """Classes, or scores."""
+        return {name: record["prediction"] for name, record in evaluation.files["predictions.json"].items()}
 
     def _columns(self, *, training: bool) -> dict[str, Column]:
         columns = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), Column(shape=(self.config.max_seq_length,)))

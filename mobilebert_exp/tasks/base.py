@@ -272,7 +272,10 @@ class Deployable(Protocol):
         """What `score` takes, from the outputs of an exported model, by its names (`start_logits`, `probabilities`)."""
 
     def answers(self, evaluation: Evaluation) -> Mapping[str, object]:
-        """What was answered, by question or row, so that two evaluations of the same features can be compared."""
+        """What was answered, by question or row, so that two evaluations of the same features can be compared.
+
+        Scores are floats, of which two are the same answer if they are close.
+        """
 
 
 @runtime_checkable

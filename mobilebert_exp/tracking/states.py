@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilebert_exp import location
 from mobilebert_exp.files import write_json
 from mobilebert_exp.tracking.base import RunState
 
-STATE_FILE = "state.json"
+STATE_FILE = location.STATE_FILE
 INDEX = ".runs"
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 UNFINISHED = {RunState.RUNNING.name, RunState.KILLED.name, RunState.PREEMPTED.name}
