@@ -8,7 +8,6 @@ import dataclasses
 import gc
 import json
 import logging
-import resource
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -20,6 +19,7 @@ from mobilebert_exp.config import Distribution, ExperimentConfig, Mode, Resume, 
 from mobilebert_exp.data import parallel, shared
 from mobilebert_exp.errors import ConfigError, DivergedError, OutputError, RunStopped, StorageError, UserError
 from mobilebert_exp.files import write_json
+from mobilebert_exp.runners import peak_memory
 from mobilebert_exp.runners.base import Job, Outcome, ShortfallError, StopRequest
 from mobilebert_exp.storage.place import Place
 from mobilebert_exp.tasks.base import Demanding, Task
@@ -324,7 +324,7 @@ class _Run:
         """
         outcome = outcome or Outcome()
         self._closing.set()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_memory.run_peak_bytes()
         self._report(state, outcome, peak_memory_bytes=peak)
         run_id = self._tracker.run_id()
         self._noting.join(timeout=RUN_ID_TIMEOUT_S)

@@ -54,6 +54,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "data.pipeline": ("pipeline", {"data", "task interface"}),
     "tracking.base": ("tracker interface", set()),
     "tracking": ("tracking", {"tracker interface"}),
+    "runners.peak_memory": (GROUND, set()),
     "runners.base": ("runner interface", {"task interface", "tracker interface"}),
     "runners": (
         "runners",

@@ -200,8 +200,10 @@ def test_the_front_is_what_no_other_surpasses() -> None:
         _point("same", 25, 6.0, 88.0),
         _point("unknown", 24, 7.0, None),
         _point("unknown and large", 101, 7.0, None),
+        _point("unknown and slow", 23, 9.0, None),
+        _point("unknown, small and quick", 22, 4.0, None),
     ]
-    assert pareto.front(points) == {"best", "small", "same", "unknown"}
+    assert pareto.front(points) == {"best", "small", "same", "unknown, small and quick"}
     table = pareto.table(points, metric="f1").splitlines()
     assert len(table) == 1 + 2 * len(points)
     assert {line.split("  ")[0] for line in table if line.endswith("*")} == pareto.front(points)

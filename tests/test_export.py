@@ -40,7 +40,10 @@ def _sha256(path: Path) -> str:
 
 def test_every_format_of_a_run(bench: Bench) -> None:
     asked = ("mode=export", "export.format=all", "export.calibration_examples=8")
+    np.ones(300 * 2**20, np.uint8)
+    before = peak_memory.peak_bytes()
     run = bench.succeeds(*asked, f"init.checkpoint={bench.folder}/trained", to="all")
+    assert result(run)["peak_memory_bytes"] >= before, "the run's, not its last format's"
     record = json.loads((run / "exports/exports.json").read_text())
     assert sorted(path.name for path in (run / "exports").iterdir()) == sorted([*FILES.values(), "exports.json"])
     assert {name: each["file"] for name, each in record["files"].items()} == FILES
@@ -254,6 +257,14 @@ def test_the_peak_is_that_of_the_block() -> None:
 
     large, small = held(300 * 2**20), held(2**20)
     assert large - small > 250 * 2**20
+
+
+def test_a_run_s_peak_is_not_that_of_its_last_block() -> None:
+    np.ones(300 * 2**20, np.uint8)
+    with peak_memory.measured() as peak:
+        assert peak_memory.run_peak_bytes() - peak() > 250 * 2**20
+    with peak_memory.measured() as peak:
+        assert peak_memory.run_peak_bytes() - peak() > 250 * 2**20
 
 
 def test_span_files_name_what_makes_windows(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from mobilebert_exp.lite.lowering import HeadKind
 from mobilebert_exp.lite.write import tflite
 from mobilebert_exp.modeling.checkpoints.weights import model_of
 from mobilebert_exp.modeling.variables import encoder_variables, span_variables
+from mobilebert_exp.runners import peak_memory
 
 
 def rows(job: dict[str, Any]) -> list[dict[str, np.ndarray]]:
@@ -46,7 +46,7 @@ def weights(job: dict[str, Any]) -> dict[str, np.ndarray]:
 def main() -> None:
     job = json.loads(sys.argv[1])
     values, given, model = weights(job), rows(job), model_of(job["architecture"])
-    imported, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    imported, started = peak_memory.peak_bytes(), time.perf_counter()
     content = tflite(
         values,
         model=model,
@@ -57,7 +57,7 @@ def main() -> None:
     )
     Path(job["file"]).write_bytes(content)
     seconds = time.perf_counter() - started
-    above = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - imported) / 1024
+    above = (peak_memory.peak_bytes() - imported) / 2**20
     print(json.dumps({"seconds": seconds, "bytes": len(content), "above_mib": max(above, 1.0)}))
 
 

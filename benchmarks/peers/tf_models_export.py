@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from official.nlp.modeling import models, networks  # noqa: F401  before the clo
 
 from benchmarks.peers.our_export import rows
 from benchmarks.peers.tf_models import encoder_config
+from mobilebert_exp.runners import peak_memory
 
 
 def serving(job: dict[str, Any]) -> tuple[tf.Module, Any]:
@@ -49,11 +49,11 @@ def converter(job: dict[str, Any], model: tf.Module, function: Any) -> Any:
 def main() -> None:
     job = json.loads(sys.argv[1])
     model, function = serving(job)
-    imported, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    imported, started = peak_memory.peak_bytes(), time.perf_counter()
     content = converter(job, model, function).convert()
     Path(job["file"]).write_bytes(content)
     seconds = time.perf_counter() - started
-    above = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - imported) / 1024
+    above = (peak_memory.peak_bytes() - imported) / 2**20
     print(json.dumps({"seconds": seconds, "bytes": len(content), "above_mib": max(above, 1.0)}))
 
 

@@ -113,9 +113,11 @@ class LiteModel:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
-            return Interpreter(model_path=str(self.path), num_threads=threads)
+            made = Interpreter(model_path=str(self.path), num_threads=threads)
+            made.allocate_tensors()  # tells which op is lacking
         except (RuntimeError, ValueError) as problem:
             raise self._told(problem) from None
+        return made
 
     def _signature(self) -> str:
         """Ours, or the only one that somebody else's file has."""

@@ -47,7 +47,9 @@ def front(points: Sequence[Point]) -> set[str]:
 
 
 def _surpasses(a: Point, b: Point) -> bool:
-    """Metrics count where both have one."""
+    """Metrics count where both have one; what was not evaluated surpasses nothing that was."""
+    if a.metric is None and b.metric is not None:
+        return False
     pairs = [(b.bytes, a.bytes), (b.latency, a.latency)]
     if a.metric is not None and b.metric is not None:
         pairs.append((a.metric, b.metric))

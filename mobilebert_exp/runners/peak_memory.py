@@ -10,14 +10,22 @@ from pathlib import Path
 
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+_highest = 0  # of what the resets have wiped out
 
 
 @contextlib.contextmanager
 def measured() -> Iterator[Callable[[], int]]:
     """Gives what tells the peak since the block began, in bytes; since the process did where that cannot be told."""
+    global _highest
+    _highest = run_peak_bytes()
     with contextlib.suppress(OSError):
-        _RESET.write_text("5", encoding="ascii")  # proc(5): resets the peak resident set size
+        _RESET.write_text("5", encoding="ascii")  # proc(5): resets the peak resident set size, that of getrusage too
     yield peak_bytes
+
+
+def run_peak_bytes() -> int:
+    """The most since the process began, whatever was `measured` since."""
+    return max(_highest, peak_bytes())
 
 
 def peak_bytes() -> int:
