@@ -86,6 +86,12 @@ class ExportConfig:
             f"export.mask_value={self.mask_value} is not a finite negative number, which hides padding; "
             "null takes one from the range of the scores",
         )
+        has_8_bit_scores = self.format in (ExportFormat.tflite_int8_strict, ExportFormat.all)
+        require(
+            self.mask_value is None or has_8_bit_scores,
+            f"export.mask_value={self.mask_value} is for export.format=tflite_int8_strict, not {self.format.name}, "
+            "whose scores are float; leave it out",
+        )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mobilebert_exp.errors import NoSuchFormError
+from mobilebert_exp.errors import ExportError, NoSuchFormError
 from mobilebert_exp.lite import scales
 from mobilebert_exp.lite.graph import Graph, Node, Op, Role, Scalar, Shape, Stage, Value
 from mobilebert_exp.lite.scales import Scale
