@@ -170,7 +170,7 @@ def test_replicas_move_ranges_as_one_device_does(run: str) -> None:
     """A value that falls to the other side of half a step moves what follows by a step."""
     measured = replicas.measured()
     names = [name.partition(":")[2] for name in measured if name.startswith("quantized-1:")]
-    assert sum("quantizers" in name for name in names) > 20
+    assert sum("quantizers" in name for name in names) >= 20
     for name in names:
         expected = measured[f"quantized-1:{name}"]
         near = 1e-2 * np.abs(expected).max() + 1e-4
