@@ -190,7 +190,9 @@ def read(path: Path) -> Card:
         raise ExportError(f"{path} cannot be read ({problem.strerror}); name an exported .tflite") from None
     except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as problem:
         reason = f"lacks {problem}" if isinstance(problem, KeyError) else str(problem)
-        raise ExportError(f"the files at the end of {path} are not as mode=export writes them ({reason})") from None
+        raise ExportError(
+            f"the files at the end of {path} are not as mode=export writes them ({reason}); export it again"
+        ) from None
 
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytes:
