@@ -70,9 +70,13 @@ def _with_file(config: ExperimentConfig, task: Task, uri: str | None) -> Experim
         return config
     assert config.cache_dir is not None, "resolved by the experiment"
     path = sources.fetched(config.export.path, cache_dir=config.cache_dir, key="export.path")
+    if config.mode is Mode.benchmark:
+        for each in cards.models_at(path):
+            if (known := _card_if_any(each)) is not None:
+                _check_file(known, config, task, file=f"export.path={each}")
     if config.mode is Mode.evaluate:
         card = cards.card_of(path)
-        _check_file(card, config, task)
+        _check_file(card, config, task, file=f"export.path={config.export.path}")
         if config.init.checkpoint is None and (place := _origin(path, card, config, uri)):
             config = dataclasses.replace(config, init=dataclasses.replace(config.init, checkpoint=place))
         require(
@@ -81,6 +85,15 @@ def _with_file(config: ExperimentConfig, task: Task, uri: str | None) -> Experim
             "here; name it with init.checkpoint=RUN",
         )
     return dataclasses.replace(config, export=dataclasses.replace(config.export, path=str(path)))
+
+
+def _card_if_any(path: Path) -> Card | None:
+    """Other people's files may be measured too; of them, what is torn is told when they are opened."""
+    try:
+        return cards.card_of(path)
+    except ExportError as problem:
+        log.info("not checked against the task: %s", problem)
+        return None
 
 
 def _origin(path: Path, card: Card, config: ExperimentConfig, uri: str | None) -> str:
@@ -106,15 +119,15 @@ def _held(place: str, config: ExperimentConfig, uri: str | None) -> str:
     return place
 
 
-def _check_file(card: Card, config: ExperimentConfig, task: Task) -> None:
+def _check_file(card: Card, config: ExperimentConfig, task: Task, *, file: str) -> None:
     """Raises ExportError where a file answers another question, or of other words, or of longer texts."""
     assert isinstance(task, Deployable), "told before"
-    here, file = task.deployment(), f"export.path={config.export.path}"
-    head, length = card.source.get(cards.HEAD, card.head), config.task.max_seq_length
+    here, head = task.deployment(), card.source.get(cards.HEAD, card.head)
+    length = config.task.max_seq_length
     if card.head != here.answer.value or head != task.head or card.labels != here.labels:
         raise ExportError(
             f"{file} is of another task, {card.task} ({head}), and this one asks for {task.head}; "
-            "evaluate it with its own task"
+            f"{config.mode.name} it with its own task"
         )
     if (card.vocabulary, card.lower_case) != (here.vocabulary, config.task.lower_case):
         theirs, ours = (hashlib.sha256(words).hexdigest()[:12] for words in (card.vocabulary, here.vocabulary))

@@ -18,18 +18,22 @@ from fakes import FakeTracker
 from mobilebert_exp.deployment import BenchmarkConfig, ExportConfig
 from mobilebert_exp.errors import ExportError, WorkerError
 from mobilebert_exp.lite import metadata
+from mobilebert_exp.modeling.checkpoints import formats
 from mobilebert_exp.runners import benchmark, evaluations, machine, pareto
 from mobilebert_exp.runners.base import Job, Outcome, StopRequest
+from mobilebert_exp.runners.evaluations import Worth
 from mobilebert_exp.runners.pareto import Latency, Point
 from mobilebert_exp.runners.stopwatch import Process, Subject
 
+TOY = evaluations.terms(toy.experiment(), toy.task(toy.experiment(), Path()))
+TERMS = {"task": "squad_v1", "length": 384, "data": {"dev": "abc"}}
 QUICK = BenchmarkConfig(threads=[1, 2], runs=6, warmup_runs=1, examples=3)
 
 
 def _run(path: Path, folder: Path, *, checkpoint: str | None = None) -> tuple[Outcome, FakeTracker]:
     config = toy.experiment(init__checkpoint=checkpoint, benchmark=QUICK, export=ExportConfig(path=str(path)))
     tracker, run_dir = toy.started(FakeTracker()), folder / "run"
-    run_dir.mkdir()
+    run_dir.mkdir(exist_ok=True)
     job = Job(
         config=config, task=toy.task(config, folder / "data"), run_dir=run_dir, tracker=tracker, stop=StopRequest()
     )
@@ -44,7 +48,7 @@ def _rows(folder: Path) -> Path:
 
 @pytest.fixture
 def exports(tmp_path: Path) -> Path:
-    """Two files of a folder; the first was evaluated, with its model."""
+    """Two files of a folder; the first was evaluated."""
     folder = tmp_path / "before" / "exports"
     card = metadata.Card(
         task="toy", head="span", labels=(), vocabulary=b"a\n", lower_case=True, length=12, dynamic_length=False,
@@ -53,7 +57,7 @@ def exports(tmp_path: Path) -> Path:
     whole = metadata.with_files(lite_files.span(), metadata.files(card))
     first = lite_files.put(folder / "model_float.tflite", whole)
     lite_files.put(folder / "model_dynamic.tflite", lite_files.span(dynamic=True))
-    evaluations.record(first, {"exact": 81.5}, model={"exact": 83.0})
+    evaluations.record(first, Worth(metrics={"exact": 81.5}), terms=TOY)
     return folder
 
 
@@ -92,10 +96,15 @@ def _check_png(content: bytes) -> None:
 def test_the_model_is_measured_beside_its_files(exports: Path, tmp_path: Path) -> None:
     config = toy.experiment(trainer__max_steps=1)
     toy.run(config, toy.task(config, tmp_path / "data"), tmp_path / "trained")
-    _run(exports, tmp_path, checkpoint=str(tmp_path / "trained"))
-    record = json.loads((tmp_path / "run" / "benchmark" / "benchmark.json").read_text())
-    live = next(model for model in record["models"] if model["name"] == "checkpoint")
-    assert live["metric"] == 83.0
+    own = formats.read(str(tmp_path / "trained")).digest
+    assert own
+    for digest, expected in ((own[::-1], None), (own, 83.0)):
+        worth = Worth(metrics={"exact": 81.5}, model_metrics={"exact": 83.0}, checkpoint_sha256=digest)
+        evaluations.record(exports / "model_float.tflite", worth, terms=TOY)
+        _run(exports, tmp_path, checkpoint=str(tmp_path / "trained"))
+        record = json.loads((tmp_path / "run" / "benchmark" / "benchmark.json").read_text())
+        live = next(model for model in record["models"] if model["name"] == "checkpoint")
+        assert live["metric"] == expected
     assert live["bytes"] > 1000
     assert [latency["threads"] for latency in live["latencies"]] == [1, 2]
     assert "census" not in live
@@ -147,6 +156,24 @@ def test_what_a_process_says_of_a_file_reaches_the_person(tmp_path: Path) -> Non
     path = lite_files.put(tmp_path / "m.tflite", lite_files.span()[:100])
     with pytest.raises(ExportError, match=r"m.tflite is truncated or damaged"):
         Process(Subject(name="m", path=path), rows=_rows(tmp_path), threads=1)
+
+
+@pytest.mark.slow
+def test_a_saved_model_that_cannot_be_run_is_told(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/saved_model.pb").write_bytes(b"torn")
+    module = tf.Module()
+    module.serve = tf.function(lambda image: {"scores": image}, [tf.TensorSpec([1], tf.float32, name="image")])
+    tf.saved_model.save(module, str(tmp_path / "images"), signatures=module.serve)
+    for name, words in {
+        "torn": r"torn is no SavedModel with a signature serving_default \(.+\); name one, or export it again",
+        "images": "images wants image, which the task's features do not have; name the task that it is for",
+    }.items():
+        with pytest.raises(ExportError, match=f"{words}$") as told:
+            Process(Subject(name=name, path=tmp_path / name), rows=_rows(tmp_path), threads=1)
+        assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +240,22 @@ def test_the_front_is_what_no_other_surpasses() -> None:
 
 def test_figures_of_a_file_that_was_written_anew_are_not_its_own(tmp_path: Path) -> None:
     path = lite_files.put(tmp_path / "m.tflite", lite_files.span())
-    assert evaluations.noted(path) == ({}, {})
-    evaluations.record(path, {"f1": 88.0})
-    assert evaluations.noted(path) == ({"f1": 88.0}, {})
+    worth = Worth(metrics={"f1": 88.0}, model_metrics={"f1": 89.0}, checkpoint_sha256="abc")
+    assert evaluations.noted(path, terms=TERMS) == Worth()
+    evaluations.record(path, worth, terms=TERMS)
+    assert evaluations.noted(path, terms=TERMS) == worth
     lite_files.put(path, lite_files.span(13))
-    assert evaluations.noted(path) == ({}, {})
+    assert evaluations.noted(path, terms=TERMS) == Worth()
     (tmp_path / "m.tflite.evaluation.json").write_text("[1]")
-    assert evaluations.noted(path) == ({}, {})
+    assert evaluations.noted(path, terms=TERMS) == Worth()
+
+
+@pytest.mark.parametrize("other", [{"task": "squad_v2"}, {"length": 128}, {"data": {"dev": "abd"}}])
+def test_figures_of_another_evaluation_are_not_compared(other: dict[str, object], tmp_path: Path) -> None:
+    path = lite_files.put(tmp_path / "m.tflite", lite_files.span())
+    evaluations.record(path, Worth(metrics={"f1": 88.0}), terms={**TERMS, **other})
+    assert evaluations.noted(path, terms=TERMS) == Worth()
+    assert evaluations.noted(path, terms={**TERMS, **other}) == Worth(metrics={"f1": 88.0})
 
 
 def test_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

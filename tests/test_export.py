@@ -16,7 +16,7 @@ from mobilebert_exp.lite import cards
 from mobilebert_exp.lite.interpreter import LiteModel
 from mobilebert_exp.modeling.checkpoints import saved_model
 from mobilebert_exp.modeling.variables import QUANTIZERS
-from mobilebert_exp.runners import peak_memory
+from mobilebert_exp.runners import export, peak_memory
 from mobilebert_exp.runners.export import NAMES
 from mobilebert_exp.storage import folders
 from mobilebert_exp.storage.place import Place
@@ -93,6 +93,10 @@ def test_a_store_leads_from_files_to_the_run_and_from_figures_to_the_files(bench
     assert evaluated.data.metrics["dev/accuracy"] == evaluated.data.metrics["model/accuracy"]
     assert evaluated.data.metrics["final/equal_answers"] == 100.0
     assert evaluated.data.params["export.sha256"] == files["tflite_float"]["sha256"]
+    timed = ("mode=benchmark", f"export.path={run}", "benchmark.threads=[1]", "benchmark.runs=2", "tracking=mlflow")
+    measured = client.get_run(result(bench.succeeds(*timed, to="timed"))["run_id"])
+    assert {name: measured.data.tags[name] for name in links} == {**links, "mode": "benchmark"}
+    assert measured.data.metrics["benchmark/model_float/threads_1/p50_ms"] > 0
 
 
 @pytest.mark.slow
@@ -245,10 +249,21 @@ def test_a_place_that_cannot_be_written_leaves_nothing(bench: Bench, monkeypatch
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        files.write_bytes(bench.folder / "half", b"content")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            files.write_bytes(bench.folder / "half", b"content")
     assert not [path for path in bench.folder.iterdir() if "half" in path.name]
+
+    def write(path: Path, content: bytes) -> None:
+        full(len(content))
+
+    monkeypatch.setattr(export, "write_bytes", write)
+    said = bench.refuses("mode=export", f"init.checkpoint={bench.folder}/trained", to="full")
+    file = bench.folder / "full/exports/model_float.tflite"
+    assert said == f"{file} cannot be written (No space left on device); make room there, or set output_dir elsewhere"
+    assert list(file.parent.iterdir()) == []
+    assert result(bench.folder / "full")["state"] == "FAILED"
 
 
 def test_the_peak_is_that_of_the_block() -> None:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import lite_files
 import numpy as np
 import pytest
 from exports import STARTER, Bench, glue, result
@@ -16,6 +17,7 @@ from exports import STARTER, Bench, glue, result
 from mobilebert_exp import compose, deploying, fitting, lineage, registry
 from mobilebert_exp.config import InitConfig
 from mobilebert_exp.runners import comparison
+from mobilebert_exp.runners.export import NAMES as FILES
 from mobilebert_exp.tasks.base import Deployable, Evaluation
 from mobilebert_exp.tracking import weights
 
@@ -60,6 +62,40 @@ def test_any_batch_and_a_part_of_the_split(bench: Bench) -> None:
     one, other = (bench.succeeds(*asked, f"task.eval_batch_size={size}", to=f"by-{size}") for size in (3, 32))
     assert _predictions(one / "predictions") == _predictions(other / "predictions")
     assert len(_predictions(one / "predictions")) == 11
+
+
+@pytest.mark.slow
+def test_a_folder_of_files_is_compared(bench: Bench) -> None:
+    """What was evaluated in part has no metric."""
+    judged = bench.succeeds("mode=evaluate", _file(bench, "model_dynamic.tflite"), to="judged-whole")
+    bench.succeeds("mode=evaluate", _file(bench, "model_float16.tflite"), "trainer.limit_eval=3", to="judged-part")
+    asked = ("mode=benchmark", "benchmark.threads=[1]", "benchmark.runs=2", "benchmark.warmup_runs=1")
+    run = bench.succeeds(*asked, f"export.path={bench.folder}/export", to="compared")
+    record = json.loads((run / "benchmark/benchmark.json").read_text())
+    metrics = {model["name"]: model["metric"] for model in record["models"]}
+    assert metrics.keys() == {Path(name).stem for name in FILES.values()}
+    assert metrics["model_dynamic"] == result(judged)["metrics"]["accuracy"]
+    assert metrics["model_float16"] is None
+    assert all(len(model["milliseconds"]["1"]) == 2 for model in record["models"])
+
+
+def test_what_is_not_to_be_measured_is_told_before_a_run_begins(bench: Bench, tmp_path: Path) -> None:
+    other = Bench.of(tmp_path, *glue(tmp_path, "rte"))
+    exports = f"{bench.folder}/export/exports"
+    said = other.refuses("mode=benchmark", f"export.path={bench.folder}/export")
+    assert re.match(rf"export\.path={exports}/\S+ is of another task, .*; benchmark it with its own task$", said)
+    said = bench.refuses("mode=benchmark", f"export.path={exports}", "task.max_seq_length=10")
+    assert "takes 12 tokens, and task.max_seq_length=10" in said
+    (tmp_path / "none").mkdir()
+    said = bench.refuses("mode=benchmark", f"export.path={tmp_path}/none")
+    assert said.startswith(f"export.path={tmp_path}/none has no exported model; name a .tflite, ")
+    assert not (bench.folder / "refused").exists() and not (tmp_path / "refused").exists()
+
+
+def test_other_peoples_files_may_be_measured(bench: Bench, tmp_path: Path) -> None:
+    foreign = lite_files.put(tmp_path / "foreign.tflite", lite_files.span(12))
+    asked = ("mode=benchmark", "benchmark.threads=[1]", "benchmark.runs=2", "benchmark.warmup_runs=1")
+    bench.succeeds(*asked, f"export.path={foreign}", to="foreign")
 
 
 def test_a_table_shows_both_and_a_drop_fails_the_run_with_its_figures(bench: Bench) -> None:

@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mobilebert_exp import location
 from mobilebert_exp.errors import ExportError
 from mobilebert_exp.lite import metadata
 from mobilebert_exp.lite.metadata import Card
+from mobilebert_exp.lite.model_file import SUFFIX
 
 # In `Card.source`: what the head answers, as `Task.head`; what the tracker calls the run that has the weights; sha256
 # of the checkpoint.
 HEAD, SOURCE_RUN, CHECKPOINT = "head", "source_run_id", "checkpoint_sha256"
 BESIDE = "assets.extra/mobilebert_exp.zip"  # in a SavedModel: the files that a `.tflite` has at its end
+
+SAVED_MODEL_FILE = "saved_model.pb"
+
+
+def models_at(path: Path) -> list[Path]:
+    """What lies at a place: a file, a SavedModel's folder, or those in a folder, which may be that of their run.
+
+    Raises:
+      ExportError: nothing of that kind is there.
+    """
+    if path.is_dir() and (path / location.EXPORTS).is_dir():
+        path = path / location.EXPORTS
+    if path.is_file() or (path / SAVED_MODEL_FILE).is_file():
+        return [path]
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    found = [each for each in inside if each.suffix == SUFFIX or (each / SAVED_MODEL_FILE).is_file()]
+    if not found:
+        raise ExportError(
+            f"export.path={path} has no exported model; name a .tflite, a SavedModel's folder or a folder of them, "
+            f"such as {location.EXPORTS} in that of a run of mode=export"
+        )
+    return found
 
 
 def card_of(path: Path) -> Card:

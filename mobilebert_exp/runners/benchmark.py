@@ -14,12 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from mobilebert_exp import location
 from mobilebert_exp.config import ExperimentConfig
-from mobilebert_exp.errors import ExportError
-from mobilebert_exp.files import write_json, write_text
-from mobilebert_exp.lite import census
-from mobilebert_exp.lite.model_file import SUFFIX
+from mobilebert_exp.files import write_bytes, write_json, write_text
+from mobilebert_exp.lite import cards, census
 from mobilebert_exp.runners import evaluations, machine, pareto
 from mobilebert_exp.runners.base import Job, Outcome
 from mobilebert_exp.runners.pareto import Latency, Point
@@ -28,7 +25,6 @@ from mobilebert_exp.tasks.base import Split
 
 log = logging.getLogger(__name__)
 FOLDER = "benchmark"
-SAVED_MODEL_FILE = "saved_model.pb"
 LIVE = "checkpoint"  # what the model of init.checkpoint is called among the files
 
 
@@ -53,11 +49,12 @@ def run(job: Job) -> Outcome:
     about = machine.described()
     with tempfile.TemporaryDirectory(prefix="mobilebert_exp_") as scratch:
         subjects = found(Path(config.export.path)) if config.export.path is not None else []
-        rows = _rows(job, Path(scratch))
+        rows, live_sha256 = _rows(job, Path(scratch)), ""
         if config.init.checkpoint is not None:
-            subjects.append(_live(job, Path(scratch)))
+            live, live_sha256 = _live(job, Path(scratch))
+            subjects.append(live)
         measured = _measured(subjects, config, rows=rows)
-        points = _points(measured, config)
+        points = _points(measured, _metrics(job, subjects, live_sha256=live_sha256))
     metric = config.task.main_metric
     record = {
         "machine": about,
@@ -70,7 +67,7 @@ def run(job: Job) -> Outcome:
     folder.mkdir(exist_ok=True)
     write_json(folder / "benchmark.json", record)
     write_text(folder / "table.txt", text + "\n")
-    (folder / "pareto.png").write_bytes(pareto.plot(points, metric=metric))
+    write_bytes(folder / "pareto.png", pareto.plot(points, metric=metric))
     _tell(job, about, points)
     return Outcome(
         metrics={f"{point.name}_p50_ms": point.latency for point in points},
@@ -80,22 +77,8 @@ def run(job: Job) -> Outcome:
 
 
 def found(path: Path) -> list[Subject]:
-    """What lies at a place: a file, a SavedModel's folder, or a folder (a run's, too) of several.
-
-    Raises:
-      ExportError: nothing of that kind is there.
-    """
-    if path.is_dir() and (path / location.EXPORTS).is_dir():
-        path = path / location.EXPORTS
-    if path.is_file() or (path / SAVED_MODEL_FILE).is_file():
-        return [Subject(name=path.stem, path=path.absolute())]
-    inside = sorted(path.iterdir()) if path.is_dir() else []
-    paths = [each for each in inside if each.suffix == SUFFIX or (each / SAVED_MODEL_FILE).is_file()]
-    if not paths:
-        raise ExportError(
-            f"export.path={path} has no exported model; name a .tflite, a SavedModel's folder or a folder of them, "
-            f"such as RUN_DIR/{location.EXPORTS}"
-        )
+    """What lies at a place, each by a name of its own; as `cards.models_at`."""
+    paths = cards.models_at(path)
     is_apart = len({each.stem for each in paths}) == len(paths)
     return [Subject(name=each.stem if is_apart else each.name, path=each.absolute()) for each in paths]
 
@@ -114,16 +97,19 @@ def _rows(job: Job, scratch: Path) -> Path:
     return scratch / "rows.npz"
 
 
-def _live(job: Job, scratch: Path) -> Subject:
-    """The checkpoint's model as every mode runs it, one row at a time; saved, to run in a process of its own."""
+def _live(job: Job, scratch: Path) -> tuple[Subject, str]:
+    """The checkpoint's model as every mode runs it, one row at a time, and sha256 of the checkpoint.
+
+    It is saved, to run in a process of its own.
+    """
     import tensorflow as tf
 
     from mobilebert_exp.runners import initial
 
     config = job.config
-    weights = initial.read(job, whole=True)
+    initially = initial.read(job, whole=True)
     module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
-    weights.give(module)
+    initially.give(module)
     columns = job.task.features(Split.dev, limit=config.benchmark.examples).columns
     types = {"int64": tf.int32, "float32": tf.float32}  # as the pipeline gives them
     specs = {
@@ -137,7 +123,7 @@ def _live(job: Job, scratch: Path) -> Subject:
     owner = tf.Module()
     owner.module, owner.outputs = module, outputs  # what a function uses is saved with whoever holds it
     tf.saved_model.save(owner, str(scratch / LIVE), signatures=outputs.get_concrete_function(**specs))
-    return Subject(name=LIVE, path=scratch / LIVE, is_live=True)
+    return Subject(name=LIVE, path=scratch / LIVE, is_live=True), initially.weights.digest
 
 
 def _measured(subjects: Sequence[Subject], config: ExperimentConfig, *, rows: Path) -> list[Measured]:
@@ -181,14 +167,21 @@ def _processes(subjects: Sequence[Subject], *, rows: Path, threads: int) -> Iter
         yield opened
 
 
-def _points(measured: Sequence[Measured], config: ExperimentConfig) -> list[Point]:
-    metric = config.task.main_metric
-    notes = {each.subject.name: evaluations.noted(each.subject.path) for each in measured if not each.subject.is_live}
-    of_model = [model[metric] for _, model in notes.values() if metric in model]
+def _metrics(job: Job, subjects: Sequence[Subject], *, live_sha256: str) -> dict[str, float]:
+    """The main metric by name, as far as `mode=evaluate` noted it; of the live model, beside a file of any name."""
+    main, terms = job.config.task.main_metric, evaluations.terms(job.config, job.task)
+    notes = {each.name: evaluations.noted(each.path, terms=terms) for each in subjects if not each.is_live}
+    found = {name: note.metrics[main] for name, note in notes.items() if main in note.metrics}
+    for note in notes.values():
+        if live_sha256 and note.checkpoint_sha256 == live_sha256 and main in note.model_metrics:
+            found[LIVE] = note.model_metrics[main]
+    return found
+
+
+def _points(measured: Sequence[Measured], metrics: Mapping[str, float]) -> list[Point]:
     points = []
     for each in measured:
         name, path = each.subject.name, each.subject.path
-        value = of_model[0] if each.subject.is_live and len(set(of_model)) == 1 else None
         points.append(
             Point(
                 name=name,
@@ -196,7 +189,7 @@ def _points(measured: Sequence[Measured], config: ExperimentConfig) -> list[Poin
                 latencies=[_latency(threads, taken) for threads, taken in each.milliseconds.items()],
                 peak_bytes=each.told["memory_bytes"],
                 model_bytes=each.told["memory_bytes"] - each.told["before_bytes"],
-                metric=notes[name][0].get(metric) if name in notes else value,
+                metric=metrics.get(name),
             )
         )
     return points

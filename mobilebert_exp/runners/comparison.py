@@ -50,7 +50,7 @@ def run(job: Job) -> Outcome:
     file = _evaluated(job, opened)
     seconds = time.monotonic() - started
     write_files(file, job.run_dir / "predictions")
-    evaluations.record(path, file.metrics, model=model.evaluation.metrics if model else None)
+    _note(job, path, file, model)
     figures = {"file_megabytes": evaluations.size(path) / 1e6}
     job.tracker.metrics({f"dev/{name}": value for name, value in file.metrics.items()}, step=0)
     if model is not None:
@@ -66,6 +66,21 @@ def run(job: Job) -> Outcome:
     if model is not None and (shortfall := _shortfall(job.config, file.metrics[main], than=theirs[main])):
         raise ShortfallError(f"export.path={path}: {shortfall}", outcome=outcome)
     return outcome
+
+
+def _note(job: Job, path: Path, file: Evaluation, model: Scored | None) -> None:
+    """Leaves the figures beside the file, unless they are of a part of the split."""
+    if job.config.trainer.limit_eval is not None:
+        log.info(
+            "trainer.limit_eval=%d: figures of a part are not noted beside %s", job.config.trainer.limit_eval, path
+        )
+        return
+    worth = evaluations.Worth(
+        metrics=file.metrics,
+        model_metrics=model.evaluation.metrics if model else {},
+        checkpoint_sha256=model.checkpoint_sha256 if model else "",
+    )
+    evaluations.record(path, worth, terms=evaluations.terms(job.config, job.task))
 
 
 def _shortfall(config: ExperimentConfig, value: float, *, than: float) -> str:

@@ -6,43 +6,78 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.files import write_json
+from mobilebert_exp.tasks.base import Split, Task
 
 log = logging.getLogger(__name__)
 SUFFIX = ".evaluation.json"
 
 
-def record(path: Path, metrics: Mapping[str, float], *, model: Mapping[str, float] | None = None) -> None:
-    """Notes the figures of a file, or of a SavedModel's folder, and of the model it came from.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """The figures of an exported model, and those of a checkpoint's model that was judged with it; empty if unknown.
+
+    Attributes:
+      checkpoint_sha256: of that checkpoint, where it bears one.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    model_metrics: Mapping[str, float] = field(default_factory=dict)
+    checkpoint_sha256: str = ""
+
+
+def terms(config: ExperimentConfig, task: Task) -> dict[str, object]:
+    """What else figures depend on: only those found on equal terms are compared."""
+    return {
+        "task": config.task.name,
+        "length": config.task.max_seq_length,
+        "data": dict(task.digests([Split.dev])),
+    }
+
+
+def record(path: Path, worth: Worth, *, terms: Mapping[str, object]) -> None:
+    """Notes what a file, or a SavedModel's folder, is worth.
 
     Where nothing can be written beside it, a warning says so: the figures are in the run that found them.
     """
-    note = {"sha256": digest(path), "metrics": dict(metrics), "model_metrics": dict(model or {})}
+    note = {
+        "sha256": digest(path),
+        "terms": dict(terms),
+        "metrics": dict(worth.metrics),
+        "model_metrics": dict(worth.model_metrics),
+        "checkpoint_sha256": worth.checkpoint_sha256,
+    }
     try:
         write_json(path.with_name(path.name + SUFFIX), note)
     except OSError as problem:
         log.warning("the figures of %s are not noted beside it (%s); a comparison will lack them", path, problem)
 
 
-def noted(path: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """The figures of a file and those of its model; none if it was not evaluated, or was written anew since."""
+def noted(path: Path, *, terms: Mapping[str, object]) -> Worth:
+    """What a file is worth; unknown if it was not evaluated on these terms, or was written anew since."""
     note = path.with_name(path.name + SUFFIX)
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
         if found["sha256"] != digest(path):
             log.warning("%s is of an earlier %s; evaluate it again", note, path.name)
-            return {}, {}
-        return (
-            {str(name): float(value) for name, value in found["metrics"].items()},
-            {str(name): float(value) for name, value in found["model_metrics"].items()},
+            return Worth()
+        if found["terms"] != dict(terms):
+            log.warning("%s is of another task, length or data than these; evaluate %s on these", note, path.name)
+            return Worth()
+        return Worth(
+            metrics={str(name): float(value) for name, value in found["metrics"].items()},
+            model_metrics={str(name): float(value) for name, value in found["model_metrics"].items()},
+            checkpoint_sha256=str(found["checkpoint_sha256"]),
         )
     except FileNotFoundError:
-        return {}, {}
+        return Worth()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         log.warning("%s cannot be used (%s); evaluate %s again", note, problem, path.name)
-        return {}, {}
+        return Worth()
 
 
 def digest(path: Path) -> str:

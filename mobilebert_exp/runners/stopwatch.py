@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mobilebert_exp.errors import ExportError, WorkerError
-from mobilebert_exp.lite.model_file import SUFFIX
+from mobilebert_exp.lite.model_file import SUFFIX, opened
 from mobilebert_exp.runners import peak_memory
 
 if TYPE_CHECKING:
@@ -196,6 +196,7 @@ def _lite(path: Path, rows: list[Row], request: Mapping[str, Any]) -> _Opened:
     from mobilebert_exp.lite.op_profile import profile
 
     load_runtime()
+    opened(path)  # which takes memory that the model's own opening takes again
     before = peak_memory.peak_bytes()
     model = LiteModel(path, request["threads"])
 
@@ -223,10 +224,14 @@ def _saved_model(path: Path, rows: list[Row], request: Mapping[str, Any]) -> _Op
         function = loaded.signatures["serving_default"]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as problem:
         reason = " ".join(str(problem).split())
-        raise ExportError(f"{path} is no SavedModel with a signature serving_default ({reason})") from None
+        raise ExportError(
+            f"{path} is no SavedModel with a signature serving_default ({reason}); name one, or export it again"
+        ) from None
     wanted = function.structured_input_signature[1]
     if missing := sorted(set(wanted) - set(rows[0])):
-        raise ExportError(f"{path} wants {', '.join(missing)}, which the task's features do not have")
+        raise ExportError(
+            f"{path} wants {', '.join(missing)}, which the task's features do not have; name the task that it is for"
+        )
     given: list[Row] = [{name: tf.constant(row[name], wanted[name].dtype) for name in wanted} for row in rows]
 
     def run(row: Row) -> object:
