@@ -209,7 +209,9 @@ def test_what_was_trained_is_what_the_file_computes(kind: FakeQuantization) -> N
     module, values = built(model, HeadKind.span)
     rng = np.random.default_rng(5)
     measured = calibration.measured(
-        Lowering(values, model=model, head=HeadKind.span, mask_value=-1e4, length=LENGTH, dynamic_length=False).graph(),
+        Lowering(
+            values, model=model, head=HeadKind.span, mask_values=(-1e4, -1e4), length=LENGTH, dynamic_length=False
+        ).graph(),
         {graph_name(name, layer) for name in module.encoder.weights if name.startswith(QUANTIZERS) for layer in (0, 1)},
         ROWS,
         length=LENGTH,
@@ -313,6 +315,23 @@ def test_a_mask_of_training_leaves_strict_attention_no_steps() -> None:
     chosen = case("opt", HeadKind.span)
     gaps = {mask: chosen.gap(chosen.file("int8_strict", mask_value=mask)) for mask in (None, -10000.0)}
     assert gaps[-10000.0] > 1.5 * gaps[None]
+
+
+def test_scores_that_reach_far_in_one_layer_leave_the_others_their_steps() -> None:
+    """A mask below the scores of all layers would be a thousand steps of another layer's."""
+    chosen = case("opt", HeadKind.span)
+    values = {name: value.copy() for name, value in chosen.values.items()}
+    for name in ("layers/attention/query/kernel", "layers/attention/key/kernel"):
+        values[name][1] *= 40
+    content = dataclasses.replace(chosen, values=values).file("int8_strict")
+    tensors = schema.ModelT.InitFromPackedBuf(content).subgraphs[0].tensors
+    steps = {tensor.name.decode(): tensor.quantization.scale for tensor in tensors if tensor.quantization}
+    scores, masked = (
+        [steps[f"layers/{layer}/attention/{name}"][0] for layer in (0, 1)] for name in ("scores", "masked")
+    )
+    assert scores[1] > 100 * scores[0]
+    for score, sum_of_both in zip(scores, masked, strict=True):
+        assert score <= sum_of_both <= score + 8 / 255 * 1.01
 
 
 def test_the_same_weights_give_the_same_bytes() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ class Lowering:
       values: its variables by name; stacked ones hold all layers.
       model: its architecture.
       head: what of `values` answers.
-      mask_value: what is added to the scores of padding.
+      mask_values: what is added to the scores of padding in each layer.
       dynamic_length: whether rows may be of several lengths.
     """
 
@@ -61,12 +61,12 @@ class Lowering:
         *,
         model: ModelConfig,
         head: HeadKind,
-        mask_value: float,
+        mask_values: Sequence[float],
         length: int,
         dynamic_length: bool,
     ) -> None:
         self._values, self._model, self._head = values, model, head
-        self._mask_value, self._length, self._is_dynamic = mask_value, length, dynamic_length
+        self._mask_values, self._length, self._is_dynamic = mask_values, length, dynamic_length
         self._folds = model.normalization is Normalization.no_norm
         self._graph = Graph()
 
@@ -74,9 +74,9 @@ class Lowering:
         """The whole model."""
         ids, mask, types = (self._row(name) for name in INPUTS)
         x_TH = self._embed(ids, types)
-        masks = self._mask(mask)
-        for layer in range(self._model.num_layers):
-            x_TH = self._block(x_TH, masks, layer)
+        masks = {value: self._mask(mask, value) for value in dict.fromkeys(self._mask_values)}
+        for layer, value in enumerate(self._mask_values):
+            x_TH = self._block(x_TH, masks[value], layer)
         self._answer(x_TH)
         return self._graph
 
@@ -108,12 +108,13 @@ class Lowering:
         axis = constant("position/axis", np.array(0), role=Role.integers)
         return self._add(Op.cumsum, [ones, axis], "position/numbers", (TOKENS,), Stage.row, exclusive=True)
 
-    def _mask(self, mask: Value) -> Value:
+    def _mask(self, mask: Value, value: float) -> Value:
         """What is added to scores, `[1, 1, M]`; a table of two instead of arithmetic needs no float."""
-        table = constant("mask/table", np.array([self._mask_value, 0.0], np.float32), role=Role.table)
-        row = self._add(Op.gather, [table, mask], "mask/row", (TOKENS,), Stage.core, axis=0)
-        shape = shape_of("mask/shape", (1, 1, TOKENS))
-        return self._add(Op.reshape, [row, shape], "mask", (1, 1, TOKENS), Stage.core)
+        at = f"mask{value:g}"
+        table = constant(f"{at}/table", np.array([value, 0.0], np.float32), role=Role.table)
+        row = self._add(Op.gather, [table, mask], f"{at}/row", (TOKENS,), Stage.core, axis=0)
+        shape = shape_of(f"{at}/shape", (1, 1, TOKENS))
+        return self._add(Op.reshape, [row, shape], at, (1, 1, TOKENS), Stage.core)
 
     # Embeddings
 

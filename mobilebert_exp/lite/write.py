@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -59,31 +59,31 @@ def tflite(
       ExportError: it needs a range that nothing tells, or holds what is not finite.
     """
     _check(values)
-    chosen, mask = PRECISIONS[format], model.attention_mask_value
+    chosen, masks = PRECISIONS[format], (model.attention_mask_value,) * model.num_layers
     if model.fake_quantization is FakeQuantization.per_tensor:
         chosen = dataclasses.replace(chosen, per_channel=False)
     lowered = functools.partial(_lowered, values, model=model, head=head, length=length)
     found = _known(ranges or {})
     if chosen.stages:
-        found |= _measured(lowered(mask), chosen, set(found), calibration_rows, length=length)
+        found |= _measured(lowered(masks), chosen, set(found), calibration_rows, length=length)
         _check_ranges(found)
     if chosen.is_strict:
-        mask, found = _masked(found, mask_value)
-    graph = lowered(mask, dynamic_length=dynamic_length)
+        masks, found = _masked(found, mask_value, layers=model.num_layers)
+    graph = lowered(masks, dynamic_length=dynamic_length)
     plan = precision.planned(graph, chosen, scale_of=lambda name: of_range(*found[name]))
     return flatbuffer.written(plan, length=length, dynamic_length=dynamic_length, metadata=metadata)
 
 
 def _lowered(
     values: Mapping[str, np.ndarray],
-    mask: float,
+    masks: Sequence[float],
     *,
     model: ModelConfig,
     head: HeadKind,
     length: int,
     dynamic_length: bool = False,
 ) -> Graph:
-    built = Lowering(values, model=model, head=head, mask_value=mask, length=length, dynamic_length=dynamic_length)
+    built = Lowering(values, model=model, head=head, mask_values=masks, length=length, dynamic_length=dynamic_length)
     return built.graph()
 
 
@@ -113,22 +113,22 @@ def _known(ranges: Mapping[str, np.ndarray]) -> dict[str, calibration.Range]:
 
 
 def _masked(
-    found: Mapping[str, calibration.Range], mask_value: float | None
-) -> tuple[float, dict[str, calibration.Range]]:
-    """What to add to the scores of padding, and ranges of the sums.
+    found: Mapping[str, calibration.Range], mask_value: float | None, *, layers: int
+) -> tuple[tuple[float, ...], dict[str, calibration.Range]]:
+    """What to add to the scores of padding in each layer, and ranges of the sums.
 
     A value as of training, -10000, leaves the real scores a step or none of 256. What lies below the range is stored
-    as its lowest number, so that a margin below the lowest score is enough.
+    as its lowest number, so that a margin below the lowest score is enough; each layer has its own, for scores of one
+    may reach a hundred times as far as those of another.
     """
-    scores = {name: limits for name, limits in found.items() if name.endswith("/attention/scores")}
-    lowest, highest = min(low for low, _ in scores.values()), max(high for _, high in scores.values())
-    chosen = lowest - highest - MARGIN if mask_value is None else mask_value
-    sums = {
-        name.replace("/scores", "/masked"): (low + (chosen if mask_value is not None else -MARGIN), high)
-        for name, (low, high) in scores.items()
-    }
-    context = {f"{name}/heads": limits for name, limits in found.items() if name.endswith("/attention/context")}
-    return chosen, {**found, **context, **sums}
+    masks, sums = [], {}
+    for layer in range(layers):
+        at = f"{STACKED}{layer}/attention"
+        low, high = found[f"{at}/scores"]
+        masks.append(low - high - MARGIN if mask_value is None else mask_value)
+        sums[f"{at}/masked"] = (low - MARGIN if mask_value is None else low + mask_value, high)
+        sums[f"{at}/context/heads"] = found[f"{at}/context"]
+    return tuple(masks), {**found, **sums}
 
 
 def _check_ranges(found: Mapping[str, calibration.Range]) -> None:
