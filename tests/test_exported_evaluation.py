@@ -147,7 +147,12 @@ def test_a_model_that_is_gone_from_where_it_was_is_asked_for_by_its_run(
     archive = shutil.make_archive(str(tmp_path / "packed"), "gztar", bench.folder, "trained")
     trained, record = str(bench.folder / "trained"), json.loads((path.parent / "exports.json").read_text())
     asked: list[str] = []
-    monkeypatch.setattr(weights, "resolve", lambda place, **_: asked.append(place) or trained)
+
+    def resolve(place: str, *, uri: str, cache_dir: str) -> str:
+        asked.append(place)
+        return trained
+
+    monkeypatch.setattr(weights, "resolve", resolve)
     for place, found, questions in ((archive, archive, 0), (str(tmp_path / "deleted"), trained, 1)):
         (path.parent / "exports.json").write_text(json.dumps({**record, "checkpoint": place}))
         assert deploying.with_weights(config, task, uri=None).init.checkpoint == found

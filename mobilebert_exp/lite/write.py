@@ -55,8 +55,7 @@ def tflite(
       metadata: named buffers to carry.
 
     Raises:
-      NoSuchFormError: the model has no such form.
-      ExportError: it needs a range that nothing tells, or holds what is not finite.
+      ExportError: it needs a range that nothing tells, or holds what is not finite; NoSuchFormError: has no such form.
     """
     _check(values)
     chosen, mask = PRECISIONS[format], model.attention_mask_value
