@@ -55,15 +55,13 @@ def tflite(
       metadata: named buffers to carry.
 
     Raises:
-      NoSuchFormError: the model has no such form.
-      ExportError: it needs a range that nothing tells, or holds what is not finite.
+      ExportError: it needs a range that nothing tells, or holds what is not finite; NoSuchFormError: has no such form.
     """
     _check(values)
-    chosen, masks = PRECISIONS[format], (model.attention_mask_value,) * model.num_layers
-    if model.fake_quantization is FakeQuantization.per_tensor:
-        chosen = dataclasses.replace(chosen, per_channel=False)
+    is_by_channel = model.fake_quantization is not FakeQuantization.per_tensor
+    chosen = dataclasses.replace(PRECISIONS[format], per_channel=is_by_channel)
+    masks, found = (model.attention_mask_value,) * model.num_layers, _known(ranges or {})
     lowered = functools.partial(_lowered, values, model=model, head=head, length=length)
-    found = _known(ranges or {})
     if chosen.stages:
         found |= _measured(lowered(masks), chosen, set(found), calibration_rows, length=length)
         _check_ranges(found)
