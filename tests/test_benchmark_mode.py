@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 import toy
 from fakes import FakeTracker
 
+from mobilebert_exp.config import Mode
 from mobilebert_exp.deployment import BenchmarkConfig, ExportConfig
 from mobilebert_exp.errors import ExportError, WorkerError
 from mobilebert_exp.lite import metadata
@@ -31,7 +33,12 @@ QUICK = BenchmarkConfig(threads=[1, 2], runs=6, warmup_runs=1, examples=3)
 
 
 def _run(path: Path, folder: Path, *, checkpoint: str | None = None) -> tuple[Outcome, FakeTracker]:
-    config = toy.experiment(init__checkpoint=checkpoint, benchmark=QUICK, export=ExportConfig(path=str(path)))
+    config = dataclasses.replace(
+        toy.experiment(init__checkpoint=checkpoint),
+        mode=Mode.benchmark,
+        benchmark=QUICK,
+        export=ExportConfig(path=str(path)),
+    )
     tracker, run_dir = toy.started(FakeTracker()), folder / "run"
     run_dir.mkdir(exist_ok=True)
     job = Job(
