@@ -105,6 +105,7 @@ def test_a_checkpoint_of_other_code_is_evaluated_as_ours_with_the_same_numbers(t
     )
 
 
+@pytest.mark.slow
 def test_a_partial_load_must_be_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     values = dict(tf1_files.pretrained(MODEL).values)

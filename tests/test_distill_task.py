@@ -93,6 +93,7 @@ def test_a_student_learns_from_a_teacher(teacher: Path) -> None:
     assert any("train/taught_loss" in str(line) for line in lines)
 
 
+@pytest.mark.slow
 def test_the_student_is_fine_tuned_on_the_embedded_questions(teacher: Path) -> None:
     """The last command of the documentation's three: the same words have the same numbers."""
     folder = folder_of(teacher)

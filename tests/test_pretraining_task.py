@@ -174,6 +174,7 @@ def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ma
     return folder, metrics, tracker
 
 
+@pytest.mark.slow
 def test_it_learns_in_two_rounds(run: tuple[Path, Mapping[str, float], FakeTracker]) -> None:
     _, metrics, tracker = run
     losses = dict(tracker.series("dev/masked_lm_loss"))
@@ -204,6 +205,7 @@ def test_an_evaluation_does_not_depend_on_its_batches(
         assert metrics[name] == pytest.approx(dict(tracker.series(f"dev/{name}"))[best], rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_records_by_name_train_as_the_texts_they_are_of(cache: Path, tmp_path: Path) -> None:
     """What `features` makes of texts, named as files, is the same training."""
     _, task = configured(cache)

@@ -69,6 +69,7 @@ def test_steps_per_loop_change_nothing(reference: toy.Steps, calls: Sequence[int
     check_same(toy.steps(config, toy.task(config, tmp_path), calls=calls), reference, tolerance=0.0)
 
 
+@pytest.mark.slow
 def test_dropout_depends_on_seed_and_step_alone(reference: toy.Steps, tmp_path: Path) -> None:
     config = toy.experiment(**DROPOUT)
     once, again = (toy.steps(config, toy.task(config, tmp_path), calls=calls) for calls in ([10], [4, 6]))
@@ -227,6 +228,7 @@ def test_a_stopped_run_says_what_is_saved_and_what_goes_on(
     assert last == f"saved: step 5, {tmp_path}/run/checkpoints/ckpt-5; {how} goes on from there"
 
 
+@pytest.mark.slow
 def test_five_and_five_steps_are_ten(tmp_path: Path) -> None:
     """Bit for bit, moments included, with dropout on and rows shuffled; the best of the first half stays the best."""
     config = toy.experiment(hardware__steps_per_loop=2, trainer__eval_every_steps=3, **DROPOUT)
@@ -262,6 +264,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert json.dumps(outcome.metrics, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_a_pooler_that_nobody_reads_stays_as_it_is(tmp_path: Path) -> None:
     """The span head reads no pooled output: without a gradient the pooler is neither trained nor decayed."""
     config = toy.experiment(model__classifier_activation=True, trainer__max_steps=3)

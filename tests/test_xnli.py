@@ -146,6 +146,7 @@ def test_accuracy_is_told_by_language_and_as_their_mean(tmp_path: Path) -> None:
     assert "label" not in predicted.files["predictions.json"]["ur-0"]
 
 
+@pytest.mark.slow
 def test_it_learns_from_one_language_and_is_judged_in_all(tmp_path: Path) -> None:
     """The invented languages share their words, so what is learnt of one holds for the others."""
     glue_files.vocabulary(tmp_path)
