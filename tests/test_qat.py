@@ -84,9 +84,12 @@ def test_what_is_no_number_moves_no_range() -> None:
     np.testing.assert_array_equal(variable, [-3.0, 3.0])
 
 
-def test_the_first_step_finds_ranges_of_real_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_first_step_finds_ranges_of_real_batches(parts: int, tmp_path: Path) -> None:
     """The mean of the batches' extremes, of the weights that the run starts from, and nothing of it is a weight."""
-    config = experiment(trainer__max_steps=1, quantization__moving_average=1.0)
+    config = experiment(
+        trainer__max_steps=1, trainer__gradient_accumulation_steps=parts, quantization__moving_average=1.0
+    )
     task = toy.task(config, tmp_path)
     toy.run(config, task, tmp_path / "run")
     found = ranges(tmp_path / "run", step=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ import tensorflow as tf
 from mobilebert_exp.config import QuantizationConfig
 from mobilebert_exp.errors import DivergedError
 from mobilebert_exp.modeling.fake_quant import Observed, observing
+from mobilebert_exp.modeling.micro_batches import Batch, micro_batch
 from mobilebert_exp.modeling.variables import QUANTIZERS
 
 log = logging.getLogger(__name__)
-Batch = Mapping[str, tf.Tensor]
 TO_REACH = (-1.0, 1.0)  # and back
 
 
@@ -68,7 +68,7 @@ class MovingRanges:
             moves = tf.logical_and(step < self.moving_steps, tf.math.is_finite(new))
             variable.assign(tf.where(moves, kept * old + (1 - kept) * new, old))
 
-    def calibrate(self, forward: Callable[[Any], Any], batches: Iterable[Any]) -> None:
+    def calibrate(self, forward: Callable[[Any], Any], batches: Iterable[Any], *, parts: int = 1) -> None:
         """Starts each range from the mean of the extremes of batches, which is what the moving average tends to.
 
         The widest of all would let one odd batch decide for thousands of steps.
@@ -76,6 +76,7 @@ class MovingRanges:
         Args:
           forward: runs the module on a replica's share of a batch, without dropout.
           batches: distributed over the current strategy.
+          parts: micro-batches that a replica's share is cut into.
 
         Raises:
           DivergedError: the weights give numbers that are infinite, or none.
@@ -83,21 +84,26 @@ class MovingRanges:
         strategy = tf.distribute.get_strategy()
 
         def share(batch: Batch) -> tf.Tensor:
-            with observing(calibrating=True) as observed:
-                forward(batch)
-            return _joined(self.reach(observed))
+            def wider(part: tf.Tensor, reach_S2: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                with observing(calibrating=True) as observed:
+                    forward(micro_batch(batch, part, parts=parts))
+                return part + 1, tf.maximum(reach_S2, self.reach(observed))
+
+            start = (tf.constant(0), self.nothing())
+            _, reach_S2 = tf.while_loop(lambda part, _: part < parts, wider, start, maximum_iterations=parts)
+            return _joined(reach_S2)
 
         run = tf.function(lambda batch: strategy.run(share, args=(batch,)), autograph=False)
         found = [strategy.experimental_local_results(run(batch))[0].numpy().astype(np.float64) for batch in batches]
         mean_S2 = np.mean(found, axis=0) * TO_REACH
-        parts = np.split(mean_S2, np.cumsum(self._rows)[:-1])
-        for (name, variable), part in zip(self._variables.items(), parts, strict=True):
-            if not np.isfinite(part).all():
+        means = np.split(mean_S2, np.cumsum(self._rows)[:-1])
+        for (name, variable), mean in zip(self._variables.items(), means, strict=True):
+            if not np.isfinite(mean).all():
                 raise DivergedError(
                     f"activations of {name.removeprefix(QUANTIZERS)} are infinite or no numbers while their ranges are "
                     "calibrated; start from other weights"
                 )
-            variable.assign(part.reshape(variable.shape).astype(np.float32))
+            variable.assign(mean.reshape(variable.shape).astype(np.float32))
         log.info("calibrated the ranges of %d points on %d batches", len(self._variables), len(found))
 
 

@@ -9,18 +9,15 @@ Shapes: B per-replica batch, S steps of a loop, F figures of a step, Q rows of r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import orbit
 import tensorflow as tf
 
 from mobilebert_exp.config import Device, ExperimentConfig
 from mobilebert_exp.modeling.fake_quant import observing
+from mobilebert_exp.modeling.micro_batches import Batch, micro_batch
 from mobilebert_exp.modeling.moving_ranges import MovingRanges
 from mobilebert_exp.modeling.optimizers import Optimizer
 from mobilebert_exp.runners.schedule import PlannedPhase
-
-Batch = Mapping[str, tf.Tensor]
 
 
 class TrainingLoop(orbit.AbstractTrainer):
@@ -138,14 +135,11 @@ class TrainingLoop(orbit.AbstractTrainer):
         self, batch: Batch, totals: Batch, step: tf.Tensor, seed: tf.Tensor, parts: int
     ) -> tuple[tf.Tensor, list[tf.Tensor | None], tf.Tensor]:
         """Gradients of the batch from `parts` micro-batches, one after another; memory is a micro-batch's."""
-        pieces = {
-            name: tf.reshape(value, [parts, value.shape[0] // parts, *value.shape[1:]]) for name, value in batch.items()
-        }
 
         def body(
             part: tf.Tensor, shared_F: tf.Tensor, total: list[tf.Tensor], reach_Q2: tf.Tensor
         ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor]:
-            piece = {name: value[part] for name, value in pieces.items()}
+            piece = micro_batch(batch, part, parts=parts)
             piece_seed = tf.random.experimental.stateless_fold_in(seed, part)
             piece_F, gradients, piece_Q2 = self._gradients(piece, totals, step, piece_seed)
             sums = [a if b is None else a + b for a, b in zip(total, gradients, strict=True)]

@@ -119,6 +119,7 @@ class _Training:
             ranges.calibrate(
                 lambda batch: self._job.task.losses(self._module, batch, seed=None),
                 _distributed(self._batches(phase).take(settings.calibration_batches)),
+                parts=self._job.config.trainer.gradient_accumulation_steps,
             )
 
     def _new_optimizer(self, phase: PlannedPhase) -> dict[str, tf.Module | tf.Variable]:
