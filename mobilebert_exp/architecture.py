@@ -44,6 +44,9 @@ class FakeQuantization(enum.Enum):
     per_channel = "per_channel"
 
 
+PYTORCH_EPSILON = 1e-5  # of a LayerNorm that is told no other
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """A MobileBERT architecture (arXiv 2004.02984, section 3), and how to compute it.
@@ -112,3 +115,8 @@ class ModelConfig:
     @property
     def head_size(self) -> int:
         return self.intra_bottleneck_size // self.num_heads
+
+    def epsilon_of(self, norm: str) -> float:
+        """What a LayerNorm (`embeddings/norm`, `ffn_0/norm`) adds to variances."""
+        odd = ("embeddings/norm", f"ffn_{self.num_feedforward_networks - 1}/norm")
+        return PYTORCH_EPSILON if self.hugging_face_norms and norm in odd else self.layer_norm_epsilon

@@ -8,6 +8,18 @@ from dataclasses import dataclass, field
 
 from mobilebert_exp.checks import at_least, optional_place, require
 
+# What an exported model is called by, as the original's.
+INPUTS = ("input_ids", "input_mask", "segment_ids")
+SIGNATURE = "serving_default"
+
+
+class Answer(enum.Enum):
+    """What an exported model answers: logits of a span's first and last token, a share for each class, or a score."""
+
+    span = "span"
+    classes = "classes"
+    score = "score"
+
 
 class ExportFormat(enum.Enum):
     """What a model is exported as.

@@ -16,10 +16,10 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from mobilebert_exp import compose
 from mobilebert_exp.config import FakeQuantization, ModelConfig
-from mobilebert_exp.deployment import ExportFormat
+from mobilebert_exp.deployment import Answer, ExportFormat
 from mobilebert_exp.errors import ExportError
 from mobilebert_exp.lite import calibration, census, scales
-from mobilebert_exp.lite.lowering import HeadKind, Lowering
+from mobilebert_exp.lite.lowering import Lowering
 from mobilebert_exp.lite.write import tflite
 from mobilebert_exp.modeling import quantizers
 from mobilebert_exp.modeling.heads import ClassifierModel, SpanModel
@@ -47,7 +47,7 @@ class Case:
     """A model of random weights and what it answers to `ROWS`."""
 
     model: ModelConfig
-    head: HeadKind
+    head: Answer
     module: Any
     values: dict[str, np.ndarray]
     answers: list[dict[str, np.ndarray]]
@@ -73,7 +73,7 @@ class Case:
         for given, wanted in zip(ROWS, self.answers, strict=True):
             found = answers(content, given, plain=plain)
             assert set(wanted) == set(found)
-            used = int(given["input_mask"].sum()) if self.head is HeadKind.span else None
+            used = int(given["input_mask"].sum()) if self.head is Answer.span else None
             gaps += [np.max(np.abs(wanted[name][:, :used] - found[name][:, :used])) for name in wanted]
         return float(max(gaps))
 
@@ -84,18 +84,18 @@ def small(name: str) -> ModelConfig:
 
 
 @functools.cache
-def case(name: str, head: HeadKind) -> Case:
+def case(name: str, head: Answer) -> Case:
     model = small(name)
     module, values = built(model, head)
     return Case(model, head, module, values, [expected(module, given, head) for given in ROWS])
 
 
-def built(model: ModelConfig, head: HeadKind) -> tuple[tf.Module, dict[str, np.ndarray]]:
+def built(model: ModelConfig, head: Answer) -> tuple[tf.Module, dict[str, np.ndarray]]:
     """A model of random weights, norms too, and its values by name."""
-    if head is HeadKind.span:
+    if head is Answer.span:
         module: Any = SpanModel(model, seed=1, dtype="float32")
     else:
-        outputs = 1 if head is HeadKind.score else 3
+        outputs = 1 if head is Answer.score else 3
         module = ClassifierModel(model, num_outputs=outputs, dropout_rate=0.0, seed=1, dtype="float32")
     rng, values = np.random.default_rng(2), {}
     for name, variable in {**module.encoder.weights, **module.weights}.items():
@@ -117,11 +117,11 @@ def row(seed: int, *, length: int = LENGTH, used: int = LENGTH) -> dict[str, np.
 ROWS = [row(seed, used=used) for seed, used in enumerate((LENGTH, LENGTH, 11, 7, LENGTH))]
 
 
-def expected(module: Any, given: Row, head: HeadKind) -> dict[str, np.ndarray]:
+def expected(module: Any, given: Row, head: Answer) -> dict[str, np.ndarray]:
     found = module(*(tf.constant(given[name]) for name in ("input_ids", "input_mask", "segment_ids")))
-    if head is HeadKind.span:
+    if head is Answer.span:
         return {"start_logits": found[0].numpy(), "end_logits": found[1].numpy()}
-    return {"scores": found.numpy()} if head is HeadKind.score else {"probabilities": tf.nn.softmax(found).numpy()}
+    return {"scores": found.numpy()} if head is Answer.score else {"probabilities": tf.nn.softmax(found).numpy()}
 
 
 def answers(content: bytes, given: Row, *, plain: bool = False) -> dict[str, np.ndarray]:
@@ -147,11 +147,11 @@ def dtypes(content: bytes) -> set[str]:
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        *((name, HeadKind.span) for name in ARCHITECTURES),
-        *((name, head) for name in ("opt", "pooled") for head in (HeadKind.classes, HeadKind.score)),
+        *((name, Answer.span) for name in ARCHITECTURES),
+        *((name, head) for name in ("opt", "pooled") for head in (Answer.classes, Answer.score)),
     ],
 )
-def test_float_is_the_model(name: str, head: HeadKind) -> None:
+def test_float_is_the_model(name: str, head: Answer) -> None:
     content = case(name, head).file("float")
     assert case(name, head).gap(content) < 2e-5
     assert dtypes(content) == {"FLOAT32", "INT32"}
@@ -159,7 +159,7 @@ def test_float_is_the_model(name: str, head: HeadKind) -> None:
 
 @pytest.mark.parametrize("name", ["opt", "base"])
 def test_rows_may_be_of_any_length(name: str) -> None:
-    chosen = case(name, HeadKind.span)
+    chosen = case(name, Answer.span)
     interpreter = Interpreter(model_content=chosen.file("float", dynamic_length=True))
     for length in (LENGTH, 3, 9):
         given = row(7, length=length, used=length - 1)
@@ -167,7 +167,7 @@ def test_rows_may_be_of_any_length(name: str) -> None:
             interpreter.resize_tensor_input(detail["index"], (1, length), strict=True)
         interpreter.allocate_tensors()
         found = interpreter.get_signature_runner("serving_default")(**given)
-        for key, value in expected(chosen.module, given, HeadKind.span).items():
+        for key, value in expected(chosen.module, given, Answer.span).items():
             np.testing.assert_allclose(found[key], value, atol=2e-5)
 
 
@@ -181,9 +181,9 @@ def test_rows_may_be_of_any_length(name: str) -> None:
         ("int8_strict", 0.35, {"INT8", "INT32"}),
     ],
 )
-@pytest.mark.parametrize("head", [HeadKind.span, HeadKind.score])
+@pytest.mark.parametrize("head", [Answer.span, Answer.score])
 @pytest.mark.parametrize("plain", [False, True])
-def test_fewer_bits_are_near(format: str, bound: float, kinds: set[str], head: HeadKind, plain: bool) -> None:
+def test_fewer_bits_are_near(format: str, bound: float, kinds: set[str], head: Answer, plain: bool) -> None:
     chosen = case("opt", head)
     content = chosen.file(format)
     assert dtypes(content) == kinds
@@ -192,10 +192,8 @@ def test_fewer_bits_are_near(format: str, bound: float, kinds: set[str], head: H
     assert varied > bound * chosen.largest, "or an answer that is always the same would do"
 
 
-@pytest.mark.parametrize(
-    ("name", "head"), [("base", HeadKind.span), ("pooled", HeadKind.score), ("narrow", HeadKind.span)]
-)
-def test_other_architectures_have_an_8_bit_form(name: str, head: HeadKind) -> None:
+@pytest.mark.parametrize(("name", "head"), [("base", Answer.span), ("pooled", Answer.score), ("narrow", Answer.span)])
+def test_other_architectures_have_an_8_bit_form(name: str, head: Answer) -> None:
     chosen = case(name, head)
     content = chosen.file("int8")
     assert "INT8" in dtypes(content)
@@ -206,11 +204,16 @@ def test_other_architectures_have_an_8_bit_form(name: str, head: HeadKind) -> No
 def test_what_was_trained_is_what_the_file_computes(kind: FakeQuantization) -> None:
     """With ranges of its own at each point; they differ no more than two interpreters of one file do."""
     model = dataclasses.replace(small("qat"), fake_quantization=kind)
-    module, values = built(model, HeadKind.span)
+    module, values = built(model, Answer.span)
     rng = np.random.default_rng(5)
     measured = calibration.measured(
         Lowering(
-            values, model=model, head=HeadKind.span, mask_values=(-1e4, -1e4), length=LENGTH, dynamic_length=False
+            values,
+            model=model,
+            head=Answer.span,
+            mask_values=(-1e4, -1e4),
+            length=LENGTH,
+            dynamic_length=False,
         ).graph(),
         {graph_name(name, layer) for name in module.encoder.weights if name.startswith(QUANTIZERS) for layer in (0, 1)},
         ROWS,
@@ -227,12 +230,12 @@ def test_what_was_trained_is_what_the_file_computes(kind: FakeQuantization) -> N
     content = tflite(
         weights,
         model=model,
-        head=HeadKind.span,
+        head=Answer.span,
         format=ExportFormat.tflite_int8,
         length=LENGTH,
         ranges=quantizers.ranges(values),
     )
-    trained = [expected(module, given, HeadKind.span) for given in ROWS]
+    trained = [expected(module, given, Answer.span) for given in ROWS]
     by_xnnpack, by_kernels = ([answers(content, given, plain=plain) for given in ROWS] for plain in (False, True))
     between_interpreters = mean_gap(by_xnnpack, by_kernels)
     assert 0 < mean_gap(trained, by_xnnpack) < 1.5 * between_interpreters, "which round some products differently"
@@ -252,7 +255,7 @@ def graph_name(name: str, layer: int) -> str:
 @pytest.mark.parametrize("format", ["int8", "int8_strict"])
 @pytest.mark.parametrize("plain", [False, True])
 def test_units_that_are_dead_harm_nothing(format: str, plain: bool) -> None:
-    chosen = case("opt", HeadKind.span)
+    chosen = case("opt", Answer.span)
     values = {name: value.copy() for name, value in chosen.values.items()}
     values["layers/ffn_0/intermediate/kernel"][1] = 0
     values["layers/ffn_0/intermediate/bias"][1] = -1
@@ -267,12 +270,12 @@ def test_units_that_are_dead_harm_nothing(format: str, plain: bool) -> None:
 
 def test_a_strict_file_computes_nothing_in_float(tmp_path: Path) -> None:
     for format, is_float in (("int8_strict", False), ("int8", True)):
-        (tmp_path / format).write_bytes(case("opt", HeadKind.classes).file(format))
+        (tmp_path / format).write_bytes(case("opt", Answer.classes).file(format))
         assert bool(census.float_ops(tmp_path / format)) is is_float
 
 
 def test_what_16_bits_cannot_hold_is_refused() -> None:
-    chosen = case("opt", HeadKind.span)
+    chosen = case("opt", Answer.span)
     grown = {**chosen.values, "heads/span/kernel": chosen.values["heads/span/kernel"] + np.float32(7e4)}
     with pytest.raises(ExportError, match="exceeds what 16 bits hold"):
         dataclasses.replace(chosen, values=grown).file("float16")
@@ -280,25 +283,25 @@ def test_what_16_bits_cannot_hold_is_refused() -> None:
 
 def test_what_has_no_8_bit_form_is_refused_by_name() -> None:
     with pytest.raises(ExportError, match=r"embeddings/norm/mean \(MEAN\) has no 8-bit form"):
-        case("base", HeadKind.span).file("int8_strict")
+        case("base", Answer.span).file("int8_strict")
 
 
 def test_weights_that_are_no_numbers_are_refused() -> None:
-    chosen = case("opt", HeadKind.span)
+    chosen = case("opt", Answer.span)
     spoilt = {**chosen.values, "heads/span/bias": np.array([0, np.nan], np.float32)}
     with pytest.raises(ExportError, match="heads/span/bias holds numbers that are not finite"):
         dataclasses.replace(chosen, values=spoilt).file("float")
 
 
 def test_a_model_that_has_diverged_is_refused() -> None:
-    chosen = case("opt", HeadKind.span)
+    chosen = case("opt", Answer.span)
     grown = {name: value * np.float32(1e4 if name.endswith("kernel") else 1) for name, value in chosen.values.items()}
     with pytest.raises(ExportError, match=r"reaches from .* which 8 bits cannot tell apart"):
         dataclasses.replace(chosen, values=grown).file("int8")
 
 
 def test_ranges_come_from_rows_or_from_training() -> None:
-    chosen, point = case("opt", HeadKind.span), "layers/ffn_0/norm"
+    chosen, point = case("opt", Answer.span), "layers/ffn_0/norm"
     with pytest.raises(ExportError, match=r"the range of .* is not known; export with calibration examples"):
         chosen.file("int8", calibration_rows=())
     given = {point: np.array([[-1, 3], [-2, 2]], np.float32)}
@@ -312,14 +315,14 @@ def test_ranges_come_from_rows_or_from_training() -> None:
 
 
 def test_a_mask_of_training_leaves_strict_attention_no_steps() -> None:
-    chosen = case("opt", HeadKind.span)
+    chosen = case("opt", Answer.span)
     gaps = {mask: chosen.gap(chosen.file("int8_strict", mask_value=mask)) for mask in (None, -10000.0)}
     assert gaps[-10000.0] > 1.5 * gaps[None]
 
 
 def test_scores_that_reach_far_in_one_layer_leave_the_others_their_steps() -> None:
     """A mask below the scores of all layers would be a thousand steps of another layer's."""
-    chosen = case("opt", HeadKind.span)
+    chosen = case("opt", Answer.span)
     values = {name: value.copy() for name, value in chosen.values.items()}
     for name in ("layers/attention/query/kernel", "layers/attention/key/kernel"):
         values[name][1] *= 40
@@ -335,7 +338,7 @@ def test_scores_that_reach_far_in_one_layer_leave_the_others_their_steps() -> No
 
 
 def test_the_same_weights_give_the_same_bytes() -> None:
-    (content,) = {case("opt", HeadKind.span).file("int8", metadata={"NOTE": b"carried"}) for _ in range(2)}
+    (content,) = {case("opt", Answer.span).file("int8", metadata={"NOTE": b"carried"}) for _ in range(2)}
     assert b"carried" in content
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import ai_edge_litert.interpreter  # noqa: F401  before the clock starts
 import numpy as np
 
-from mobilebert_exp.deployment import ExportFormat
-from mobilebert_exp.lite.lowering import HeadKind
+from mobilebert_exp.deployment import Answer, ExportFormat
 from mobilebert_exp.lite.write import tflite
 from mobilebert_exp.modeling.checkpoints.weights import model_of
 from mobilebert_exp.modeling.variables import encoder_variables, span_variables
@@ -50,7 +49,7 @@ def main() -> None:
     content = tflite(
         values,
         model=model,
-        head=HeadKind.span,
+        head=Answer.span,
         format=ExportFormat[f"tflite_{job['format']}"],
         length=job["length"],
         calibration_rows=given,

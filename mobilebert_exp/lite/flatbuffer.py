@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mobilebert_exp.deployment import SIGNATURE
 from mobilebert_exp.lite.graph import Op, Scalar, Shape
+from mobilebert_exp.lite.model_file import IDENTIFIER
 from mobilebert_exp.lite.precision import DType, Operation, Plan, Tensor
 
-SIGNATURE = "serving_default"
-IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 ALIGNMENT = 16  # of constants, which the interpreter reads where they lie in the file
 OPTIONS = {  # of an operation, and what each of ours is called there

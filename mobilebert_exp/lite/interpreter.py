@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilebert_exp.deployment import INPUTS, SIGNATURE
 from mobilebert_exp.errors import ExportError
 from mobilebert_exp.lite.model_file import opened
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
-SIGNATURE = "serving_default"
-INPUTS = ("input_ids", "input_mask", "segment_ids")
 DELEGATE = "DELEGATE"  # what the interpreter calls a part of the graph that it has handed to XNNPACK
 # What LiteRT says of an op that it does not have: of a custom one, of a version of a built-in one, of TensorFlow's own.
 _MISSING = (

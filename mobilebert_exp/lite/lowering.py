@@ -9,7 +9,6 @@ Shapes: T tokens, H hidden size, I intra-bottleneck size, E embedding size, N he
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,20 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mobilebert_exp.architecture import Activation, ModelConfig, Normalization
+from mobilebert_exp.deployment import INPUTS, Answer
 from mobilebert_exp.lite.graph import TOKENS, Graph, Op, Role, Scalar, Shape, Stage, Value, constant, integers, shape_of
 from mobilebert_exp.modeling.variables import STACKED, shares_query_key
 
-INPUTS = ("input_ids", "input_mask", "segment_ids")
 FUSED = {Activation.relu: "RELU", Activation.relu6: "RELU6"}
-HUGGING_FACE_EPSILON = 1e-5  # see ModelConfig
-
-
-class HeadKind(enum.Enum):
-    """What a head answers: the first and last token of a span, a class, or a score."""
-
-    span = "span"
-    classes = "classes"
-    score = "score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +50,7 @@ class Lowering:
         values: Mapping[str, np.ndarray],
         *,
         model: ModelConfig,
-        head: HeadKind,
+        head: Answer,
         mask_values: Sequence[float],
         length: int,
         dynamic_length: bool,
@@ -264,10 +254,7 @@ class Lowering:
         return self._add(Op.add, [found, kept], f"{at}/norm", residual.shape, Stage.dense)
 
     def _layer_norm(self, x: Value, norm: str, layer: int | None) -> Value:
-        model = self._model
         at = norm if layer is None else f"layers/{layer}/{norm}"
-        is_odd = norm in ("embeddings/norm", f"ffn_{model.num_feedforward_networks - 1}/norm")
-        epsilon = HUGGING_FACE_EPSILON if model.hugging_face_norms and is_odd else model.layer_norm_epsilon
         narrow = (*x.shape[:-1], 1)
         axis = integers(f"{at}/axis", [1])
 
@@ -280,7 +267,8 @@ class Lowering:
         mean = step(Op.mean, [x, axis], "mean", narrow, keep_dims=True)
         squares = step(Op.squared_difference, [x, mean], "squares", x.shape)
         variance = step(Op.mean, [squares, axis], "variance", narrow, keep_dims=True)
-        summed = step(Op.add, [variance, vector("epsilon", np.array([epsilon]))], "variance_epsilon", narrow)
+        epsilon = vector("epsilon", np.array([self._model.epsilon_of(norm)]))
+        summed = step(Op.add, [variance, epsilon], "variance_epsilon", narrow)
         inverse = step(Op.rsqrt, [summed], "inverse", narrow)
         centred = step(Op.sub, [x, mean], "centred", x.shape)
         scaled = step(Op.mul, [centred, inverse], "standardised", x.shape)
@@ -291,7 +279,7 @@ class Lowering:
     # Heads
 
     def _answer(self, x_TH: Value) -> None:
-        if self._head is HeadKind.span:
+        if self._head is Answer.span:
             head = self._pair("heads/span")
             for column, name in enumerate(("start_logits", "end_logits")):
                 part = _Dense(head.kernel[:, column : column + 1], head.bias[column : column + 1])
@@ -304,7 +292,7 @@ class Lowering:
             pooled = self._dense(first, self._pair("pooler"), "pooler", stage=Stage.head)
             first = self._add(Op.tanh, [pooled], "pooler/tanh", pooled.shape, Stage.head)
         logits = self._dense(first, self._pair("heads/classifier"), "logits", stage=Stage.head)
-        if self._head is HeadKind.score:
+        if self._head is Answer.score:
             self._graph.outputs["scores"] = logits
             return
         shares = self._add(Op.softmax, [logits], "probabilities", logits.shape, Stage.head, beta=1.0)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilebert_exp.deployment import INPUTS, SIGNATURE
 from mobilebert_exp.lite.census import op_name
-from mobilebert_exp.lite.interpreter import INPUTS, SIGNATURE
 from mobilebert_exp.lite.model_file import IDENTIFIER, opened
 
 if TYPE_CHECKING:

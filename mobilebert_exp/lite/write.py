@@ -9,11 +9,11 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import numpy as np
 
 from mobilebert_exp.architecture import FakeQuantization, ModelConfig
-from mobilebert_exp.deployment import ExportFormat
+from mobilebert_exp.deployment import Answer, ExportFormat
 from mobilebert_exp.errors import ExportError
 from mobilebert_exp.lite import calibration, flatbuffer, precision
 from mobilebert_exp.lite.graph import Graph
-from mobilebert_exp.lite.lowering import HeadKind, Lowering
+from mobilebert_exp.lite.lowering import Lowering
 from mobilebert_exp.lite.precision import Precision
 from mobilebert_exp.lite.scales import of_range
 from mobilebert_exp.modeling.variables import STACKED
@@ -34,7 +34,7 @@ def tflite(
     values: Mapping[str, np.ndarray],
     *,
     model: ModelConfig,
-    head: HeadKind,
+    head: Answer,
     format: ExportFormat,
     length: int,
     dynamic_length: bool = False,
@@ -77,7 +77,7 @@ def _lowered(
     masks: Sequence[float],
     *,
     model: ModelConfig,
-    head: HeadKind,
+    head: Answer,
     length: int,
     dynamic_length: bool = False,
 ) -> Graph:

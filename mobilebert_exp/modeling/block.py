@@ -16,7 +16,6 @@ import tensorflow as tf
 from mobilebert_exp.config import Activation, ModelConfig, Normalization
 from mobilebert_exp.modeling.variables import shares_query_key
 
-PYTORCH_EPSILON = 1e-5  # of a LayerNorm that is told no other
 Params = Mapping[str, tf.Tensor]
 _PLAIN_GRADIENTS = contextvars.ContextVar("plain_gradients", default=False)
 
@@ -122,9 +121,7 @@ def normalize(x: tf.Tensor, params: Params, name: str, config: ModelConfig) -> t
     gamma, beta = params[f"{name}/gamma"], params[f"{name}/beta"]
     if config.normalization is Normalization.no_norm:
         return tf.nn.bias_add(x * gamma, beta)
-    last_network = f"ffn_{config.num_feedforward_networks - 1}/norm"
-    is_odd = config.hugging_face_norms and name in ("embeddings/norm", last_network)
-    return layer_norm(x, gamma, beta, epsilon=PYTORCH_EPSILON if is_odd else config.layer_norm_epsilon)
+    return layer_norm(x, gamma, beta, epsilon=config.epsilon_of(name))
 
 
 def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float) -> tf.Tensor:

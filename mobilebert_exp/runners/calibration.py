@@ -7,11 +7,10 @@ import dataclasses
 import numpy as np
 
 from mobilebert_exp.data.pipeline import evaluation_batches
+from mobilebert_exp.deployment import INPUTS
 from mobilebert_exp.errors import ConfigError
 from mobilebert_exp.runners.base import Job
 from mobilebert_exp.tasks.base import Split
-
-INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 
 def rows(job: Job) -> list[dict[str, np.ndarray]]:

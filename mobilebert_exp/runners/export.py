@@ -14,11 +14,10 @@ import numpy as np
 from mobilebert_exp import __version__, location
 from mobilebert_exp.architecture import FakeQuantization
 from mobilebert_exp.config import leaves
-from mobilebert_exp.deployment import ExportFormat
+from mobilebert_exp.deployment import Answer, ExportFormat
 from mobilebert_exp.errors import NoSuchFormError, OutputError
 from mobilebert_exp.files import whole_folder, write_bytes, write_json
 from mobilebert_exp.lite import cards, metadata, write
-from mobilebert_exp.lite.lowering import HeadKind
 from mobilebert_exp.lite.metadata import Card
 from mobilebert_exp.modeling import quantizers
 from mobilebert_exp.modeling.checkpoints import saved_model
@@ -125,7 +124,7 @@ class _Exporter:
         model = write.tflite(
             self._values,
             model=self._config.model,
-            head=HeadKind(card.head),
+            head=Answer(card.head),
             format=format,
             length=card.length,
             dynamic_length=card.dynamic_length,

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_exp.deployment import INPUTS, SIGNATURE
 from mobilebert_exp.errors import ExportError
-from mobilebert_exp.runners.calibration import INPUTS
-
-SIGNATURE = "serving_default"
 
 
 class ServedModel:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from mobilebert_exp.deployment import SIGNATURE
 from mobilebert_exp.errors import ExportError, WorkerError
 from mobilebert_exp.lite.model_file import SUFFIX, opened
 from mobilebert_exp.runners import peak_memory
@@ -221,11 +222,11 @@ def _saved_model(path: Path, rows: list[Row], request: Mapping[str, Any]) -> _Op
     before = peak_memory.peak_bytes()
     try:
         loaded = tf.saved_model.load(str(path))
-        function = loaded.signatures["serving_default"]
+        function = loaded.signatures[SIGNATURE]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as problem:
         reason = " ".join(str(problem).split())
         raise ExportError(
-            f"{path} is no SavedModel with a signature serving_default ({reason}); name one, or export it again"
+            f"{path} is no SavedModel with a signature {SIGNATURE} ({reason}); name one, or export it again"
         ) from None
     wanted = function.structured_input_signature[1]
     if missing := sorted(set(wanted) - set(rows[0])):

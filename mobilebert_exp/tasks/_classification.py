@@ -19,10 +19,11 @@ from mobilebert_exp.data import cache, casing, pairs, sources
 from mobilebert_exp.data.pairs import Example
 from mobilebert_exp.data.progress import BuildProgress
 from mobilebert_exp.data.tokenizer import Tokenizer
+from mobilebert_exp.deployment import Answer
 from mobilebert_exp.errors import DataError
 from mobilebert_exp.metrics import check_finite
 from mobilebert_exp.modeling.variables import VariableSpec, classifier_variables, encoder_variables
-from mobilebert_exp.tasks.base import Answer, Column, Deployment, Evaluation, Features, Split
+from mobilebert_exp.tasks.base import Column, Deployment, Evaluation, Features, Split
 
 if TYPE_CHECKING:
     import numpy as np

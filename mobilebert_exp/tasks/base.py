@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from mobilebert_exp.config import ExperimentConfig, ModelConfig, OptimizerConfig, TaskConfig
+    from mobilebert_exp.deployment import Answer
     from mobilebert_exp.modeling.variables import VariableSpec
 
 
@@ -235,14 +236,6 @@ class Demanding(Protocol):
 
     def plan(self, config: ExperimentConfig, *, phases: Sequence[Phase]) -> Sequence[tuple[str, str]]:
         """Names and values for `mode=plan` to show beside its own, of the phases that run; loads no TensorFlow."""
-
-
-class Answer(enum.Enum):
-    """What an exported model answers: logits of a span's first and last token, a share for each class, or a score."""
-
-    span = "span"
-    classes = "classes"
-    score = "score"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -22,12 +22,13 @@ from mobilebert_exp.data.squad import SquadExample
 from mobilebert_exp.data.squad_features import Counts, Sizes
 from mobilebert_exp.data.squad_windows import Window, windows
 from mobilebert_exp.data.tokenizer import Tokenizer
+from mobilebert_exp.deployment import Answer
 from mobilebert_exp.errors import ConfigError, DataError, MissingDataError, UserError
 from mobilebert_exp.metrics import SquadScore, check_finite
 from mobilebert_exp.modeling.variables import VariableSpec, encoder_variables, span_variables
 from mobilebert_exp.tasks import _starter
 from mobilebert_exp.tasks._starter import StarterConfig
-from mobilebert_exp.tasks.base import Answer, Column, Deployment, Evaluation, Features, Split
+from mobilebert_exp.tasks.base import Column, Deployment, Evaluation, Features, Split
 
 if TYPE_CHECKING:
     import numpy as np

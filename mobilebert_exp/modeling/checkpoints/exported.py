@@ -14,13 +14,12 @@ from pathlib import Path
 import tensorflow as tf
 
 from mobilebert_exp.config import LayerLoop
+from mobilebert_exp.deployment import INPUTS, SIGNATURE
 from mobilebert_exp.modeling.block import dense, plain_gradients
 from mobilebert_exp.modeling.checkpoints import companions
 from mobilebert_exp.modeling.checkpoints.prefixes import writing
 from mobilebert_exp.modeling.checkpoints.weights import Weights, model_of
 from mobilebert_exp.modeling.encoder import MobileBertEncoder
-
-INPUTS = ("input_ids", "input_mask", "segment_ids")  # what the original calls them
 
 
 class Exported(tf.Module):
@@ -59,7 +58,7 @@ def serving(weights: Weights, folder: Path) -> None:
         return found or {"sequence_output": encoded.sequence_BLH, "pooled_output": encoded.pooled_BH}
 
     with writing(), tokenization(exported, weights), plain_gradients():
-        tf.saved_model.save(exported, str(folder), signatures={"serving_default": serve})
+        tf.saved_model.save(exported, str(folder), signatures={SIGNATURE: serve})
 
 
 def specs(names: tuple[str, ...]) -> list[tf.TensorSpec]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from mobilebert_exp import deployment
 from mobilebert_exp.modeling.block import dense, plain_gradients
-from mobilebert_exp.modeling.checkpoints import exported
 from mobilebert_exp.modeling.checkpoints.exported import Exported, specs, tokenization
 from mobilebert_exp.modeling.checkpoints.prefixes import writing
 from mobilebert_exp.modeling.checkpoints.weights import Weights
@@ -114,12 +114,12 @@ def _signatures(reusable: _Reusable) -> dict[str, Any]:
         stacked = {name: tf.stack(found[name], axis=1) for name in ("encoder_outputs", "attention_scores")}
         return {name: found[name] for name in ("sequence_output", "pooled_output")} | stacked
 
-    @tf.function(input_signature=specs(exported.INPUTS))
+    @tf.function(input_signature=specs(deployment.INPUTS))
     def tokens(input_ids: tf.Tensor, input_mask: tf.Tensor, segment_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         found = reusable(_named(input_ids, input_mask, segment_ids))
         return {name: found[name] for name in ("sequence_output", "pooled_output")}
 
-    @tf.function(input_signature=specs((*exported.INPUTS, ORIGINAL_POSITIONS)))
+    @tf.function(input_signature=specs((*deployment.INPUTS, ORIGINAL_POSITIONS)))
     def mlm(
         input_ids: tf.Tensor, input_mask: tf.Tensor, segment_ids: tf.Tensor, mlm_positions: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -131,7 +131,7 @@ def _signatures(reusable: _Reusable) -> dict[str, Any]:
     def tokenization_info() -> dict[str, tf.Tensor]:
         return {"vocab_file": reusable.vocab_file.asset_path, "do_lower_case": reusable.do_lower_case}
 
-    signatures = {"serving_default": whole, "tokens": tokens}
+    signatures = {deployment.SIGNATURE: whole, "tokens": tokens}
     if reusable.mlm is not None:
         signatures["mlm"] = mlm
     if hasattr(reusable, "vocab_file") and hasattr(reusable, "do_lower_case"):
