@@ -10,7 +10,7 @@ from functools import partial
 import hydra
 from omegaconf import DictConfig
 
-from mobilebert_exp import composition, experiment, verbs
+from mobilebert_exp import composition, verbs
 from mobilebert_exp.errors import RunStopped, UserError
 
 ENVIRONMENT = {
@@ -22,6 +22,8 @@ ENVIRONMENT = {
 
 def application(mistakes: list[UserError], config: DictConfig) -> UserError | None:
     """One job of Hydra's. A mistake is told here, noted and returned, so that the other jobs of a multirun go on."""
+    from mobilebert_exp import experiment  # --help and --cfg job need none of what it loads
+
     job, uri, workers = composition.job(), os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("TF_CONFIG")
     here, sweep, words = job.folder, job.sweep_dir, job.overrides
     try:
@@ -38,12 +40,9 @@ def application(mistakes: list[UserError], config: DictConfig) -> UserError | No
 def main() -> int:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     logging.raiseExceptions = False  # a full disk is told once, not in a traceback for each line of the log
-    if len(sys.argv) == 1:
-        sys.argv.append("+preset=starter")
-        print("no arguments: running the starter experiment, mobilebert_exp +preset=starter", file=sys.stderr)
     mistakes: list[UserError] = []
     try:
-        if sys.argv[1] in verbs.NAMES:
+        if sys.argv[1:] and sys.argv[1] in verbs.NAMES:
             return verbs.run(sys.argv[1], sys.argv[2:])
         conf, sys.argv[1:] = composition.prepare(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=conf, config_name="config")(partial(application, mistakes))()

@@ -8,6 +8,7 @@ import errno
 import itertools
 import json
 import re
+import sys
 import traceback
 import types
 import typing
@@ -41,6 +42,7 @@ from mobilebert_exp.spelling import nearest, nearest_key
 
 __all__ = ["compose", "explained", "job", "prepare", "register", "shipped", "typed"]
 
+STARTER = "+preset=starter"  # what runs where nothing is asked for
 NO_ROOM_OR_RIGHTS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
@@ -76,10 +78,15 @@ def typed(config: DictConfig) -> ExperimentConfig:
 def prepare(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """Makes ready for `hydra.main`; returns its `config_path`, and the arguments with `model.from_json` spelled out.
 
+    Without any, they are those of the starter experiment.
+
     Raises:
       ConfigError: a flag that Hydra does not know, most often a key that was written as one; an unusable JSON file.
       SystemExit: help was asked for and shown. Hydra shows the same, but takes a second to list groups for it.
     """
+    if not arguments:
+        arguments = [STARTER]
+        print(f"no arguments: running the starter experiment, mobilebert_exp {STARTER}", file=sys.stderr)
     register()
     if _parsed(arguments).help:
         print(OmegaConf.load(shipped("conf") / "config.yaml").hydra.help.template)
@@ -290,8 +297,6 @@ def _names(arguments: list[str]) -> list[str]:
 
 
 def _unknown_option(group: str, option: str, options: list[str]) -> str:
-    if group == "sweep" and (fault := groups.sweep_fault(option)):
-        return fault
     known = [name for name in options if SCHEMA not in name]
     near = (group == "task" and groups.data_set(option)) or nearest(option, known)
     hint = f"did you mean {near}? " if near else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import functools
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 
 import hydra
 import yaml
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -47,12 +46,29 @@ def register() -> None:
     store.store(name=SCHEMA, node=ExperimentConfig)
     for group, node in (("model", ModelConfig), ("hardware", HardwareConfig), ("tracking", TrackingConfig)):
         store.store(group=group, name=SCHEMA, node=node)
-    for kind in registry.task_kinds():
-        store.store(group="task", name=f"{kind}_{SCHEMA}", node=registry.task_module(kind).Config)
-    store.repo.pop("sweep", None)  # the working directory may have been another
-    for file in _sweep_files():
-        with contextlib.suppress(ConfigError):  # told to whoever chooses it, not to everybody
-            store.store(group="sweep", name=file.stem, node=_loaded(file), package="_global_")
+    store.repo["task"] = _OnDemand(
+        {f"{kind}_{SCHEMA}.yaml": functools.partial(_task_schema, kind) for kind in registry.task_kinds()}
+    )
+    store.repo["sweep"] = _OnDemand({f"{file.stem}.yaml": functools.partial(_sweep, file) for file in _sweep_files()})
+
+
+class _OnDemand(dict[str, Any]):
+    """Nodes of a group, made when Hydra first reads them: what nobody chose is not loaded, nor are its faults told."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = dict.__getitem__(self, name)
+        if isinstance(found, functools.partial):
+            found = self[name] = found()
+        return found
+
+
+def _task_schema(kind: str) -> ConfigNode:
+    node = OmegaConf.structured(registry.task_module(kind).Config)
+    return ConfigNode(name=f"{kind}_{SCHEMA}.yaml", node=node, group="task", package=None, provider=None)
+
+
+def _sweep(file: Path) -> ConfigNode:
+    return ConfigNode(name=f"{file.stem}.yaml", node=_loaded(file), group="sweep", package="_global_", provider=None)
 
 
 def options(group: str) -> list[str]:
@@ -77,17 +93,6 @@ def data_set(name: str) -> str:
         names = list(known.__members__) if isinstance(known, enum.EnumType) else []
         if kind in options("task") and (found := same(name, names)):
             return f"task={kind} task.{DATA_SET}={found}"
-    return ""
-
-
-def sweep_fault(name: str) -> str:
-    """What is wrong with a sweep's file and where; "" if it can be read or is not there."""
-    try:
-        for file in _sweep_files():
-            if file.stem == name:
-                _loaded(file)
-    except ConfigError as fault:
-        return str(fault)
     return ""
 
 

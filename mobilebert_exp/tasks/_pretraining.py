@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from mobilebert_exp.checks import at_least, require
 from mobilebert_exp.config import ModelConfig, TaskConfig
 from mobilebert_exp.data import cache, casing, sources, starter
-from mobilebert_exp.data.pretraining import feature_files, inputs
 from mobilebert_exp.data.pretraining.settings import BadBytes, Settings, check
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import DataError, MissingDataError
@@ -158,6 +157,8 @@ class Pretraining:
         return self.features(split).num_examples
 
     def digests(self, splits: Iterable[Split]) -> Mapping[str, str]:
+        from mobilebert_exp.data.pretraining import inputs
+
         found = {"vocabulary": self._tokenizer.digest}
         for split in splits:
             found[split.value] = inputs.digest(self._files(split))
@@ -247,12 +248,16 @@ class Pretraining:
         return augment
 
     def _features(self, files: Sequence[Path], settings: Settings, *, name: str, limit: int | None = None) -> Features:
+        from mobilebert_exp.data.pretraining import inputs
+
         made = inputs.made(files, self._tokenizer, settings, cache_dir=self._cache_dir, name=name)
         count = made.records if limit is None else min(limit, made.records)
         return Features(files=made.files, columns=columns(settings), num_features=count, num_examples=count)
 
     def _first_files(self) -> list[Path]:
         """What the first round reads: files of its own, or the texts of the other."""
+        from mobilebert_exp.data.pretraining import feature_files, inputs
+
         config = self.config
         if config.first_train_file is not None:
             return inputs.files(config.first_train_file, key="task.first_train_file", cache_dir=self._cache_dir)
@@ -265,6 +270,8 @@ class Pretraining:
         return found
 
     def _files(self, split: Split) -> list[Path]:
+        from mobilebert_exp.data.pretraining import inputs
+
         if split is Split.predict:
             raise MissingDataError("pre-training answers nothing that could be predicted; use mode=evaluate")
         if self._is_starter:
