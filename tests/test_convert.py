@@ -25,7 +25,7 @@ from mobilebert_exp import compose, manifest
 from mobilebert_exp.config import LayerLoop, ModelConfig, leaves
 from mobilebert_exp.data import sources
 from mobilebert_exp.errors import CheckpointError
-from mobilebert_exp.modeling.checkpoints import formats, native_weights, tf1
+from mobilebert_exp.modeling.checkpoints import formats, native_weights, prefixes, tf1
 from mobilebert_exp.modeling.checkpoints.account import Demand, account, assign
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.pretrainer import PretrainingModel
@@ -207,7 +207,7 @@ def test_a_destination_is_never_overwritten_and_never_half_there(
     def fails(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tf1, "write_text", fails)
+    monkeypatch.setattr(prefixes, "write_text", fails)
     assert refused(source, tmp_path / "new", "--to", "tf1").endswith(
         "cannot be written (No space left on device); make room there, or name another folder"
     )

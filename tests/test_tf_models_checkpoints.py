@@ -22,7 +22,7 @@ import mobilebert_exp
 from mobilebert_exp import original_json
 from mobilebert_exp.config import ModelConfig
 from mobilebert_exp.errors import CheckpointError
-from mobilebert_exp.modeling.checkpoints import tf1, tf_models, tf_models_items
+from mobilebert_exp.modeling.checkpoints import prefixes, tf1, tf_models, tf_models_items
 from mobilebert_exp.modeling.checkpoints.object_graph import ObjectGraph
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.pretrainer import PretrainingModel
@@ -124,6 +124,13 @@ def test_there_and_back_at_full_depth_and_vocabulary(name: str, tmp_path: Path) 
     there_and_back(tmp_path / "there", invented(config, every_head(config)))
 
 
+def test_what_is_written_in_parts_is_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes, "PART_BYTES", 8192)
+    there_and_back(tmp_path / "there", invented(narrow("opt")))
+    assert len(list((tmp_path / "there").glob("*.data-*"))) > 2
+    restored(tmp_path / "there")
+
+
 def test_embeddings_as_wide_as_the_model_leave_nothing_for_the_extra_table(tmp_path: Path) -> None:
     config = narrow("opt", layers=1)
     config.embedding_size = config.hidden_size
@@ -223,6 +230,11 @@ def test_a_model_of_ours_saves_and_restores_their_items(tmp_path: Path) -> None:
     assign(ours, weights)
     prefix = tf.train.Checkpoint(**tf_models_items.checkpoint_items(ours)).save(str(tmp_path / "ckpt"))
     assert_same_values(tf_models.read(Path(prefix)), weights)
+    by_tensorflow, by_us = (
+        tf.train.load_checkpoint(str(path)).get_variable_to_shape_map()
+        for path in (prefix, written(tmp_path / "there", weights))
+    )
+    assert by_us == by_tensorflow, "keys and shapes, as its own classes save them"
     checkpoint = tf.train.Checkpoint(**tf_models_items.checkpoint_items(other))
     checkpoint.restore(prefix).assert_existing_objects_matched()
     for name, variable in {**other.encoder.weights, **other.weights}.items():
