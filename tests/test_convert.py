@@ -22,7 +22,7 @@ from archives import packed_tar
 from command_line import Ended, here
 
 from mobilebert_exp import compose, manifest
-from mobilebert_exp.config import LayerLoop, ModelConfig, leaves
+from mobilebert_exp.config import Activation, LayerLoop, ModelConfig, leaves
 from mobilebert_exp.data import sources
 from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.modeling.checkpoints import formats, native_weights, prefixes, tf1
@@ -111,6 +111,18 @@ def round_trip(model: ModelConfig, folder: Path, *names: str) -> None:
 def test_a_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
     model = dataclasses.replace(tf1_files.narrow(name), layer_loop=LayerLoop.unroll)
     round_trip(model, tmp_path, "tf1", "tf_models", "huggingface")
+
+
+def test_what_other_code_has_no_word_for_is_kept_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    exact = {"hidden_act": Activation.gelu_exact, "hugging_face_norms": True, "attention_mask_value": -6.0}
+    model = dataclasses.replace(tf1_files.narrow("base"), layer_loop=LayerLoop.unroll, **exact)
+    round_trip(model, tmp_path, "tf1", "tf_models", "huggingface")
+    told = [record.getMessage() for record in caplog.records if "cannot be told" in record.getMessage()]
+    assert told == 2 * [
+        "the code of TensorFlow 1 and of tf-models cannot be told model.hidden_act=gelu_exact, "
+        "model.hugging_face_norms=true, and computes with model.hidden_act=gelu, model.hugging_face_norms=false; "
+        "so its outputs will differ from those here, a little or more"
+    ]
 
 
 @pytest.mark.slow

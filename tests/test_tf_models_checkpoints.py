@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from test_encoder_parity import batch, difference, keyed, original, preset
 
 import mobilebert_exp
 from mobilebert_exp import original_json
-from mobilebert_exp.config import ModelConfig
+from mobilebert_exp.config import Activation, ModelConfig
 from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.modeling.checkpoints import prefixes, tf1, tf_models, tf_models_items
 from mobilebert_exp.modeling.checkpoints.object_graph import ObjectGraph
@@ -95,6 +96,20 @@ def test_official_classes_restore_ours_and_we_read_theirs(name: str, tmp_path: P
 @pytest.mark.parametrize("name", ("opt", "tiny", "base"))
 def test_parity_at_full_depth_and_vocabulary(name: str, tmp_path: Path) -> None:
     check_parity(preset(name), tmp_path)
+
+
+def test_what_their_code_cannot_be_told_it_passes_over(tmp_path: Path) -> None:
+    """It restores a model with the exact GELU, and computes with the other one."""
+    config = narrow("base", layers=1)
+    exact = dataclasses.replace(config, hidden_act=Activation.gelu_exact)
+    theirs = restored(written(tmp_path / "ours", invented(exact)))
+    inputs = batch(config, rows=3, length=20, padded=True)
+    expected = theirs({**keyed(inputs), "masked_lm_positions": POSITIONS})["mlm_logits"]
+    for model, is_theirs in ((config, True), (exact, False)):
+        ours = PretrainingModel(model)
+        assign(ours, invented(model))
+        assert (difference(ours(*inputs, POSITIONS).masked_lm_BPV, expected) <= TOLERANCE) is is_theirs
+    assert (tf_models.read(tmp_path / "ours").model or {})["hidden_act"] == "gelu_exact"
 
 
 def there_and_back(folder: Path, weights: Weights) -> None:

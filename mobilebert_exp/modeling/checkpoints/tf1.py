@@ -209,6 +209,7 @@ def write(weights: Weights, folder: Path) -> None:
     Raises:
       OutputError: the folder cannot be written, or is not empty.
     """
+    companions.warn_of_their_code(weights)
     with whole_folder(folder) as partial:
         prefixes.save(partial / PREFIX, dict(_tensors(weights)))
         companions.write(weights, partial)
