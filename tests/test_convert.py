@@ -110,8 +110,8 @@ def test_a_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
 
 
 def test_what_other_code_has_no_word_for_is_kept_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    exact = {"hidden_act": Activation.gelu_exact, "hugging_face_norms": True, "attention_mask_value": -6.0}
-    model = dataclasses.replace(tf1_files.narrow("base"), layer_loop=LayerLoop.unroll, **exact)
+    model = dataclasses.replace(tf1_files.narrow("base"), layer_loop=LayerLoop.unroll, attention_mask_value=-6.0)
+    model = dataclasses.replace(model, hidden_act=Activation.gelu_exact, hugging_face_norms=True)
     round_trip(model, tmp_path, "tf1", "tf_models", "huggingface")
     told = [record.getMessage() for record in caplog.records if "cannot be told" in record.getMessage()]
     assert told == 2 * [

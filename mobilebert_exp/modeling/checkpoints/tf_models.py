@@ -64,7 +64,7 @@ def _tensors(weights: Weights) -> dict[str, np.ndarray]:
     config = model_of(weights.model)
     heads = [name for name in weights.values if name.startswith("heads/")]
     places = [*tf_models_paths.encoder_places(config), *tf_models_paths.head_places(config, heads)]
-    keys = {COUNTER: key_of(COUNTER)}
+    keys: dict[tuple[str, ...], str] = {COUNTER: key_of(COUNTER)}
     tensors: dict[str, np.ndarray] = {key_of(COUNTER): np.array(1, np.int64)}
     known: dict[tuple[str, int | None], str] = {}
     for place in sorted(places, key=lambda place: len(place.path)):  # the shortest path to an object makes its key
