@@ -53,6 +53,14 @@ PUBLISHED = {  # the published architectures: names of files, and of the folders
     "multi_cased_L-24_H-128_B-512_A-4_F-4_OPT": "multilingual",
 }
 CHOICES = {"hidden_act": Activation, "normalization_type": Normalization}
+OURS = "mobilebert_exp"  # a key for what other code has no word for, and which it passes over; in our fields
+UNWORDED: dict[str, object] = {  # what the original computes with, whatever its file says
+    "hidden_act": Activation.gelu.name,  # in place of gelu_exact
+    "layer_norm_epsilon": 1e-12,
+    "hugging_face_norms": False,
+    "attention_mask_value": -10000.0,
+}
+WORDED = (Activation.relu.name, Activation.relu6.name)
 UNREAD = (  # in BERT's multilingual files, where no code reads them
     *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
     *("pooler_size_per_head", "pooler_type"),
@@ -74,7 +82,7 @@ def architecture(file: str, *, named: str = "") -> dict[str, object]:
     named = named or f"model.from_json={file}"
     stated = _read(file, named)
     keys = {**STATED, **OPTIONAL}
-    if unknown := [key for key in stated if key not in (*keys, *ALWAYS, *UNREAD)]:
+    if unknown := [key for key in stated if key not in (*keys, *ALWAYS, *UNREAD, OURS)]:
         near = nearest(unknown[0], [*keys, *ALWAYS])
         raise _fault(
             named, f"{unknown[0]} is not a key of such files; {f'did you mean {near}?' if near else 'remove it'}"
@@ -86,13 +94,24 @@ def architecture(file: str, *, named: str = "") -> dict[str, object]:
         raise _fault(named, f"{absent[0]} is missing; add it, the whole architecture has to be there")
     values = {**ABSENT, **stated}
     found = {name: _checked(named, key, values[key], kind) for key, (name, kind) in keys.items()}
-    return {"name": Path(file).stem, **found, "initialization": "bert", "layer_loop": "scan"}
+    return {"name": Path(file).stem, **found, **_own(named, stated), "initialization": "bert", "layer_loop": "scan"}
+
+
+def _own(named: str, stated: Mapping[str, Any]) -> dict[str, object]:
+    """What we wrote down beside the original's keys."""
+    own = stated.get(OURS, {})
+    if not isinstance(own, dict):
+        raise _fault(named, f"{OURS} is no mapping; remove it")
+    if unknown := own.keys() - UNWORDED.keys():
+        raise _fault(named, f"{OURS}.{min(unknown)} is not a key of such files; remove it")
+    return {name: _checked(named, name, value, type(UNWORDED[name])) for name, value in own.items()}
 
 
 def original(model: Mapping[str, object]) -> dict[str, object]:
     """What an original file says of an architecture, given in the fields of `ModelConfig` as YAML writes them.
 
-    What the original has no key for is left out: how the weights start, the value that hides padding.
+    What is computed as the original cannot be told to stands under a key of ours, if it is; how weights start is left
+    out.
 
     Raises:
       ConfigError: the original has no word for a part of it.
@@ -100,7 +119,33 @@ def original(model: Mapping[str, object]) -> dict[str, object]:
     stated = {key: model[name] for key, (name, _) in {**STATED, **OPTIONAL}.items()}
     for key in CHOICES:
         _checked("the model", key, stated[key], str)
-    return {**stated, **dict.fromkeys(ALWAYS, True)}
+    own = _unworded(model)
+    if "hidden_act" in own:
+        stated["hidden_act"] = UNWORDED["hidden_act"]
+    return {**stated, **dict.fromkeys(ALWAYS, True), **({OURS: own} if own else {})}
+
+
+def beyond_their_code(model: Mapping[str, object]) -> str:
+    """What the original's code, and tf-models', would compute otherwise than the model here; "" if nothing.
+
+    What hides padding is left out: one value does as well as another, and those two take different ones.
+    """
+    own = {name: value for name, value in _unworded(model).items() if name != "attention_mask_value"}
+    if not own:
+        return ""
+    ours, theirs = (
+        ", ".join(f"model.{name}={str(value).lower()}" for name, value in values.items())
+        for values in (own, {name: UNWORDED[name] for name in own})
+    )
+    return (
+        f"the code of TensorFlow 1 and of tf-models cannot be told {ours}, and computes with {theirs}; "
+        "so its outputs will differ from those here, a little or more"
+    )
+
+
+def _unworded(model: Mapping[str, object]) -> dict[str, object]:
+    """The fields in which the model is not as the original can be told."""
+    return {name: model[name] for name, taken in UNWORDED.items() if model.get(name, taken) not in (taken, *WORDED)}
 
 
 def _read(file: str, named: str) -> Mapping[str, Any]:

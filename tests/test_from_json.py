@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from mobilebert_exp import compose
 from mobilebert_exp.config import ExperimentConfig, leaves
 from mobilebert_exp.errors import ConfigError
+from mobilebert_exp.original_json import beyond_their_code, original
 
 BASE: dict[str, Any] = {  # what all four published files state alike
     "attention_probs_dropout_prob": 0.1,
@@ -116,6 +117,35 @@ def test_keys_that_no_original_code_reads_are_let_through(tmp_path: Path) -> Non
     assert compose([_write(tmp_path, {**PUBLISHED["opt"], **extra}, name="opt")]).model == compose(["model=opt"]).model
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_the_original_can_be_told_is_told_in_its_words_alone(name: str) -> None:
+    model = leaves(compose([f"model={name}"]).model)
+    stated = original(model)
+    assert PUBLISHED[name].items() <= stated.items()
+    assert "mobilebert_exp" not in stated and beyond_their_code(model) == ""
+
+
+UNWORDED = {
+    "hidden_act": "gelu_exact",
+    "layer_norm_epsilon": 1e-9,
+    "hugging_face_norms": True,
+    "attention_mask_value": -6.0,
+}
+
+
+@pytest.mark.parametrize("name", UNWORDED)
+def test_what_the_original_has_no_word_for_stands_beside_its_keys(name: str, tmp_path: Path) -> None:
+    """Its code, and tf-models', take a file's keys as they are, and look up those they know."""
+    model = compose(["model=base", f"model.{name}={UNWORDED[name]}"]).model
+    stated = original(leaves(model))
+    assert stated["mobilebert_exp"] == {name: UNWORDED[name]}
+    assert {key: value for key, value in stated.items() if key != "mobilebert_exp"} == original(
+        leaves(compose(["model=base"]).model)
+    )
+    assert compose(["model=opt", _write(tmp_path, stated, name="base")]).model == model
+    assert (name in beyond_their_code(leaves(model))) == (name != "attention_mask_value")
+
+
 def test_null_is_no_file() -> None:
     assert compose(["model=opt", "model.from_json=null"]) == compose(["model=opt"])
 
@@ -147,6 +177,9 @@ def test_null_is_no_file() -> None:
         ({"num_hidden_layers": True}, "num_hidden_layers=true is not a whole number; give one"),
         ({"hidden_dropout_prob": "0.1"}, 'hidden_dropout_prob="0.1" is not a number; give one'),
         ({"classifier_activation": 0}, "classifier_activation=0 is not true or false; give one"),
+        ({"mobilebert_exp": []}, "mobilebert_exp is no mapping; remove it"),
+        ({"mobilebert_exp": {"x": 1}}, "mobilebert_exp.x is not a key of such files; remove it"),
+        ({"mobilebert_exp": {"hugging_face_norms": 1}}, "hugging_face_norms=1 is not true or false; give one"),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_one_line(change: dict[str, Any], message: str, tmp_path: Path) -> None:

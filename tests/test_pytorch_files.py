@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import functools
 import io
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -87,24 +89,57 @@ def bomb() -> bytes:
     return bytes(data)
 
 
+NUMEL = 77
+STATED, CLAIMED = bytes([ord("K"), NUMEL]), b"J" + (2**28).to_bytes(4, "little")  # as a pickle has it; 1 GiB of floats
+
+
+def claiming(*, shape_alone: bool) -> bytes:
+    """A bare pickle whose one tensor has a GiB, by what it says of its shape, or of its numbers too."""
+    import torch
+
+    content = io.BytesIO()
+    torch.save({"a": torch.zeros(NUMEL)}, content, _use_new_zipfile_serialization=False)
+    data = content.getvalue()
+    assert data.count(STATED) >= 2, "first of the numbers, then of the shape"
+    numbers, _, shape = data.rpartition(STATED)
+    return (numbers if shape_alone else numbers.replace(STATED, CLAIMED)) + CLAIMED + shape
+
+
+def claiming_archive() -> bytes:
+    """The same of today's files."""
+    import torch
+
+    content, forged = io.BytesIO(), io.BytesIO()
+    torch.save({"a": torch.zeros(NUMEL)}, content)
+    with zipfile.ZipFile(content) as archive, zipfile.ZipFile(forged, "w") as other:
+        for member in archive.namelist():
+            other.writestr(member, archive.read(member).replace(STATED, CLAIMED))
+    return forged.getvalue()
+
+
 def spoilt(kind: str) -> bytes:
     import torch
 
     content = io.BytesIO()
+    one = torch.zeros(1000)
     match kind:
         case "torn":
-            torch.save({"a": torch.zeros(1000)}, content)
+            torch.save({"a": one}, content)
             return content.getvalue()[:2000]
         case "list":
             torch.save([torch.zeros(2)], content)
         case "expanded":
             torch.save({"a": torch.zeros(1).expand(2**20, 2**20)}, content)
+        case "one for many":
+            torch.save({f"mobilebert.encoder.layer.{layer}.x": one for layer in range(5)}, content)
         case "nothing":
             return b""
         case "text":
             return b"no pickle at all"
-        case "counter":
-            torch.save({"a": collections.Counter()}, content)
+        case "number":
+            torch.save({"a": 1}, content)
+        case "endless":
+            torch.save({"a": ["x"] * 2**20}, content)
     return content.getvalue()
 
 
@@ -113,10 +148,12 @@ def spoilt(kind: str) -> bytes:
     [
         ("torn", "is damaged ("),
         ("list", "is damaged (it holds a list, not tensors by their names)"),
-        ("expanded", "is damaged (a has the shape [1048576, 1048576], and fewer values)"),
+        ("expanded", "is damaged (its tensors would have 4,398,046,511,104 bytes, and it has "),
+        ("one for many", "is damaged (its tensors would have 20,000 bytes, and it has "),
         ("nothing", "is damaged ("),
         ("text", "is damaged ("),
-        ("counter", "holds no MobileBERT"),
+        ("number", "holds no MobileBERT"),
+        ("endless", "is damaged ("),
     ],
 )
 def test_a_damaged_file_of_pytorch_is_one_line(kind: str, text: str, tmp_path: Path) -> None:
@@ -124,7 +161,26 @@ def test_a_damaged_file_of_pytorch_is_one_line(kind: str, text: str, tmp_path: P
     assert text in refusal(tmp_path)
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(bomb())
-    monkeypatch.setattr("mobilebert_exp.modeling.checkpoints.tensor_files.MOST_BYTES", 2**31)
-    assert "is refused: 4.0 GiB are more than any MobileBERT has; name another file" in refusal(tmp_path)
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (bomb, "is damaged (unpacked it would have 4,294,967,294 bytes, and it has "),
+        (functools.partial(claiming, shape_alone=False), "is damaged (its numbers would have more than the "),
+        (functools.partial(claiming, shape_alone=True), "is damaged ("),
+        (claiming_archive, "is damaged ("),
+    ],
+)
+def test_what_is_larger_than_its_file_is_refused(make: Callable[[], bytes], text: str, tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(make())
+    assert text in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+@pytest.mark.parametrize("value", [bytearray(9), collections.Counter("a"), {1, 2}, b"more"])
+def test_what_builds_more_than_tensors_is_refused(value: object, is_archive: bool, tmp_path: Path) -> None:
+    """PyTorch lets these pass; but `bytearray(2**40)`, or bytes in hex of hex of hex, are short to write."""
+    import torch
+
+    evil = {"a": torch.zeros(2), "more": value}
+    torch.save(evil, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=is_archive)
+    assert re.search(r"is refused: it is a pickle that calls [\w.]+ when it is read; name its", refusal(tmp_path))

@@ -254,6 +254,19 @@ def test_an_index_is_not_read_without_bound(tmp_path: Path) -> None:
         prefixes.is_object_based(prefix)
 
 
+@pytest.mark.parametrize("number", [2**20, 2**40])
+def test_an_index_that_states_more_than_the_data_hold_is_one_line(number: int, tmp_path: Path) -> None:
+    """As one that knows a part alone of a variable does: TensorFlow would make room for all of it."""
+    prefix, name = tmp_path / "x.ckpt", "bert/encoder/layer_0/bottleneck/input/dense/kernel"
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix), tensor_names=[name], shape_and_slices=[f"{number} 0,1"], tensors=[tf.zeros([1])]
+    )
+    with pytest.raises(CheckpointError) as told:
+        tf1.read(prefix)
+    reason = f"its index states {4 * number:,} bytes, and its data have 4"
+    assert str(told.value) == f"checkpoint {prefix} cannot be read ({reason}); choose another"
+
+
 def test_heads_of_fine_tuning(opt: ModelConfig, tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
     """SQuAD's is by rows there; a classifier's is called nothing but output_weights."""
     encoder = {name: value for name, value in tensors.items() if name.startswith("bert/")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,9 +21,9 @@ from test_encoder_parity import batch, difference, keyed, original, preset
 
 import mobilebert_exp
 from mobilebert_exp import original_json
-from mobilebert_exp.config import ModelConfig
+from mobilebert_exp.config import Activation, ModelConfig
 from mobilebert_exp.errors import CheckpointError
-from mobilebert_exp.modeling.checkpoints import tf1, tf_models, tf_models_items
+from mobilebert_exp.modeling.checkpoints import prefixes, tf1, tf_models, tf_models_items
 from mobilebert_exp.modeling.checkpoints.object_graph import ObjectGraph
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.pretrainer import PretrainingModel
@@ -97,6 +98,20 @@ def test_parity_at_full_depth_and_vocabulary(name: str, tmp_path: Path) -> None:
     check_parity(preset(name), tmp_path)
 
 
+def test_what_their_code_cannot_be_told_it_passes_over(tmp_path: Path) -> None:
+    """It restores a model with the exact GELU, and computes with the other one."""
+    config = narrow("base", layers=1)
+    exact = dataclasses.replace(config, hidden_act=Activation.gelu_exact)
+    theirs = restored(written(tmp_path / "ours", invented(exact)))
+    inputs = batch(config, rows=3, length=20, padded=True)
+    expected = theirs({**keyed(inputs), "masked_lm_positions": POSITIONS})["mlm_logits"]
+    for model, is_theirs in ((config, True), (exact, False)):
+        ours = PretrainingModel(model)
+        assign(ours, invented(model))
+        assert (difference(ours(*inputs, POSITIONS).masked_lm_BPV, expected) <= TOLERANCE) is is_theirs
+    assert (tf_models.read(tmp_path / "ours").model or {})["hidden_act"] == "gelu_exact"
+
+
 def there_and_back(folder: Path, weights: Weights) -> None:
     found = tf_models.read(written(folder, weights))
     assert_same_values(found, weights)
@@ -122,6 +137,13 @@ def test_there_and_back_changes_no_bit(name: str, tmp_path: Path) -> None:
 def test_there_and_back_at_full_depth_and_vocabulary(name: str, tmp_path: Path) -> None:
     config = preset(name)
     there_and_back(tmp_path / "there", invented(config, every_head(config)))
+
+
+def test_what_is_written_in_parts_is_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes, "PART_BYTES", 8192)
+    there_and_back(tmp_path / "there", invented(narrow("opt")))
+    assert len(list((tmp_path / "there").glob("*.data-*"))) > 2
+    restored(tmp_path / "there")
 
 
 def test_embeddings_as_wide_as_the_model_leave_nothing_for_the_extra_table(tmp_path: Path) -> None:
@@ -223,6 +245,11 @@ def test_a_model_of_ours_saves_and_restores_their_items(tmp_path: Path) -> None:
     assign(ours, weights)
     prefix = tf.train.Checkpoint(**tf_models_items.checkpoint_items(ours)).save(str(tmp_path / "ckpt"))
     assert_same_values(tf_models.read(Path(prefix)), weights)
+    by_tensorflow, by_us = (
+        tf.train.load_checkpoint(str(path)).get_variable_to_shape_map()
+        for path in (prefix, written(tmp_path / "there", weights))
+    )
+    assert by_us == by_tensorflow, "keys and shapes, as its own classes save them"
     checkpoint = tf.train.Checkpoint(**tf_models_items.checkpoint_items(other))
     checkpoint.restore(prefix).assert_existing_objects_matched()
     for name, variable in {**other.encoder.weights, **other.weights}.items():

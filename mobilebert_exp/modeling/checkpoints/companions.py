@@ -69,6 +69,12 @@ def vocabulary(folder: Path) -> bytes | None:
     return file.read_bytes()
 
 
+def warn_of_their_code(weights: Weights) -> None:
+    """Says what the original's code, or tf-models', would compute otherwise, for formats that are written for those."""
+    if warning := original_json.beyond_their_code(weights.model or {}):
+        log.warning(warning)
+
+
 def write(weights: Weights, folder: Path) -> None:
     """Writes both, as far as the weights have them, and the original has words for the architecture."""
     if weights.model is not None:

@@ -18,12 +18,12 @@ from mobilebert_exp.config import ModelConfig, Normalization, leaves
 from mobilebert_exp.errors import CheckpointError, ConfigError
 from mobilebert_exp.modeling.checkpoints.weights import model_of
 from mobilebert_exp.modeling.variables import shares_query_key
+from mobilebert_exp.original_json import OURS
 
 CONFIG, VOCABULARY = "config.json", "vocab.txt"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 MOST_BYTES = 64 * 2**20  # of any of them; a multilingual tokenizer.json has 3 MB
 KIND = "mobilebert"  # their model_type
-OURS = "mobilebert_exp"  # a key of config.json under which lies what theirs have no word for
 KEYS: dict[str, tuple[str, type, object]] = {  # theirs: ours, its type, and what holds where it is absent
     "vocab_size": ("vocab_size", int, 30522),
     "embedding_size": ("embedding_size", int, 128),

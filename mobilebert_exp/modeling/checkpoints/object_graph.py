@@ -1,4 +1,4 @@
-"""The objects in a checkpoint that `tf.train.Checkpoint` or `tf.saved_model.save` wrote, read without their classes.
+"""The objects in a checkpoint as `tf.train.Checkpoint` or `tf.saved_model.save` write it, without their classes.
 
 Such a checkpoint stores, beside the values, which object holds which by what name. The key of a value is only one of
 the paths that lead to it (the shortest), so whoever looks for a variable follows the names instead.
@@ -8,14 +8,13 @@ Source: tensorflow/core/protobuf/trackable_object_graph.proto.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mobilebert_exp.errors import CheckpointError
-from mobilebert_exp.modeling.checkpoints.prefixes import unreadable
+from mobilebert_exp.modeling.checkpoints.prefixes import opened, reading, unreadable
 
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 ROOT = 0
@@ -34,14 +33,14 @@ class ObjectGraph:
     """
 
     def __init__(self, prefix: Path) -> None:
-        import tensorflow as tf
         from tensorflow.core.protobuf import trackable_object_graph_pb2
 
         self.prefix = prefix
-        self._reader = self._guarded(lambda: tf.train.load_checkpoint(str(prefix)))
+        self._reader = opened(prefix)
         if not self._reader.has_tensor(GRAPH_KEY):
             raise CheckpointError(f"{prefix} holds variables by name, and no objects; name an object-based checkpoint")
-        stored = self._guarded(lambda: self._reader.get_tensor(GRAPH_KEY))
+        with reading(prefix):
+            stored = self._reader.get_tensor(GRAPH_KEY)
         try:
             graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(stored)
         except Exception as problem:  # its kind is protobuf's, which has no types and is TensorFlow's to depend on
@@ -81,7 +80,8 @@ class ObjectGraph:
         """
         key = self._keys[node]
         self._read.add(key)
-        value: np.ndarray = np.asarray(self._guarded(lambda: self._reader.get_tensor(key)))
+        with reading(self.prefix):
+            value: np.ndarray = np.asarray(self._reader.get_tensor(key))
         if value.dtype.kind in "OSU":
             raise CheckpointError(f"checkpoint {self.prefix} holds text in {key}, and no numbers; choose another")
         return value
@@ -102,10 +102,34 @@ class ObjectGraph:
         every = set(self._reader.get_variable_to_shape_map()) - {GRAPH_KEY}
         return tuple(sorted(key.removesuffix(_SUFFIX) for key in every - self._read))
 
-    def _guarded(self, read: Callable[[], Any]) -> Any:
-        import tensorflow as tf
 
-        try:
-            return read()
-        except (tf.errors.OpError, TypeError, ValueError, RuntimeError, LookupError) as problem:
-            raise unreadable(self.prefix, problem) from None
+def key_of(path: Sequence[str]) -> str:
+    """The key under which a variable at a path from the root is stored."""
+    return "/".join(name.replace(".", "..").replace("/", ".S") for name in path) + _SUFFIX
+
+
+def encoded(keys: Mapping[tuple[str, ...], str]) -> bytes:
+    """The objects of a checkpoint, as it stores them.
+
+    Args:
+      keys: of the variables, by their paths from the root; those of one key are one object.
+    """
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    graph = trackable_object_graph_pb2.TrackableObjectGraph()
+    graph.nodes.add().has_checkpoint_values.value = True
+    numbers: dict[tuple[str, ...] | str, int] = {(): ROOT}  # of variables by key, of what holds them by path
+    for path, key in keys.items():
+        for end, name in enumerate(path, start=1):
+            is_variable = end == len(path)
+            child = key if is_variable else path[:end]
+            is_known = child in numbers
+            if not is_known:
+                numbers[child] = len(graph.nodes)
+                node = graph.nodes.add()
+                node.has_checkpoint_values.value = True
+                if is_variable:
+                    node.attributes.add(name=_VALUE, checkpoint_key=key)
+            if is_variable or not is_known:
+                graph.nodes[numbers[path[: end - 1]]].children.add(node_id=numbers[child], local_name=name)
+    return bytes(graph.SerializeToString())

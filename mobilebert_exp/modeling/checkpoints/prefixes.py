@@ -5,15 +5,22 @@ Which one is meant is told without TensorFlow.
 
 from __future__ import annotations
 
+import glob
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mobilebert_exp import location
 from mobilebert_exp.errors import CheckpointError, UserError
+from mobilebert_exp.files import write_text
 
 STATE_FILE = "checkpoint"  # of a folder: names its newest checkpoint
+PART_BYTES = 32 * 2**20  # of what is written at a time
 MOST_INDEX_BYTES = (
     64 * 2**20
 )  # it has a line for each variable, and the graph of objects: of a MobileBERT, some thousand
@@ -53,6 +60,27 @@ def holds(prefix: Path, key: str) -> bool:
     return key.encode() in _index(prefix)
 
 
+def opened(prefix: Path) -> Any:
+    """TensorFlow's reader of a checkpoint whose index states no more than its data hold: it would make room for that.
+
+    Raises:
+      CheckpointError: it states more, or is damaged.
+    """
+    import tensorflow as tf
+
+    with reading(prefix):
+        reader = tf.train.load_checkpoint(str(prefix))
+        kinds = reader.get_variable_to_dtype_map()
+        stated = sum(
+            math.prod(shape) * (1 if kinds[name] == tf.string else kinds[name].size)
+            for name, shape in reader.get_variable_to_shape_map().items()
+        )
+        there = sum(file.stat().st_size for file in prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*"))
+        if stated > there:
+            raise ValueError(f"its index states {stated:,} bytes, and its data have {there:,}")
+    return reader
+
+
 @contextmanager
 def reading(prefix: Path) -> Iterator[None]:
     """What TensorFlow raises of a damaged file inside the block is a CheckpointError of one line.
@@ -78,6 +106,46 @@ def writing() -> Iterator[None]:
         yield
     except tf.errors.OpError as problem:
         raise OSError(0, _reason(problem)) from None
+
+
+def save(prefix: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a checkpoint of these keys, and beside it the state file that names it.
+
+    By the operators behind TensorFlow's savers, part by part: only the part that is being written is in memory again.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    import tensorflow as tf
+
+    parts = _parts(tensors)
+    prefixes = [f"{prefix}-part{number}" for number in range(len(parts))]
+    with writing(), tf.device("/CPU:0"):
+        for part, names in zip(prefixes, parts, strict=True):
+            tf.raw_ops.SaveV2(
+                prefix=part,
+                tensor_names=names,
+                shape_and_slices=[""] * len(names),
+                tensors=[np.asarray(tensors[name], order="C") for name in names],
+            )
+        tf.raw_ops.MergeV2Checkpoints(
+            checkpoint_prefixes=prefixes, destination_prefix=str(prefix), delete_old_dirs=False
+        )
+    line = f'model_checkpoint_path: "{prefix.name}"\nall_model_checkpoint_paths: "{prefix.name}"\n'
+    write_text(prefix.with_name(STATE_FILE), line)
+
+
+def _parts(tensors: Mapping[str, np.ndarray]) -> list[list[str]]:
+    """All names, sorted, in parts of about `PART_BYTES`."""
+    parts: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(tensors):
+        if size > PART_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += tensors[name].nbytes
+    return parts
 
 
 def unreadable(prefix: Path, problem: Exception) -> CheckpointError:

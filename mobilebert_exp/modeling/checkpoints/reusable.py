@@ -55,18 +55,25 @@ class _Reusable(Exported, _Callable):
     def __init__(self, weights: Weights) -> None:
         super().__init__(weights)
         self.lists(list(self.encoder.weights.values()))
+        graph = tf.function(self._encode)
+        # Called as they are: a tf.function would be traced anew for each name of an input, and once more while saving.
+        self._graphs = tuple(graph.get_concrete_function(*specs(INPUTS), training) for training in (False, True))
         has_head = any(name.startswith(MASKED_LM) for name in self.heads)
-        self.mlm: Any = _MaskedLm(self._encode, self) if has_head else None
+        self.mlm: Any = _MaskedLm(self.encoded, self) if has_head else None
 
     @tf.function
     def __call__(self, inputs: Tensors, training: bool = False) -> dict[str, Any]:
         """As tf-models' encoder answers, but for the scores of attention, which here are those before the softmax."""
-        return self._encode(inputs, training)
+        return self.encoded(inputs, training)
 
-    @tf.function
-    def _encode(self, inputs: Tensors, training: bool) -> dict[str, Any]:
+    def encoded(self, inputs: Tensors, training: bool) -> dict[str, Any]:
+        """The same, by the graphs that all others share."""
+        found: dict[str, Any] = self._graphs[training](*(inputs[name] for name in INPUTS))
+        return found
+
+    def _encode(self, ids: tf.Tensor, mask: tf.Tensor, types: tf.Tensor, training: bool) -> dict[str, Any]:
         seed = tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32) if training else None
-        found = self.encoder(*(inputs[name] for name in INPUTS), seed=seed, all_layers=True)
+        found = self.encoder(ids, mask, types, seed=seed, all_layers=True)
         return {
             "sequence_output": found.sequence_BLH,
             "pooled_output": found.pooled_BH,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import pickle
+import io
+import pickletools
 import re
 import stat
 import struct
@@ -28,6 +29,15 @@ FLOATING = ("F64", "F32", "F16", "BF16")
 ALGORITHM = "sha256"
 DIGEST = f"mobilebert_exp.{ALGORITHM}"  # in the metadata of files that we write: of everything after the header
 HEADER_LENGTH = struct.Struct("<Q")  # at the start of a safetensors file
+MOST_PICKLE_BYTES = 2 * 2**20  # a full-size model's has 0.2 MB
+ARCHIVE_START = b"PK\x03\x04"  # of PyTorch's files since 1.6; before they were pickles, one after another, then numbers
+PICKLES = 5  # of the latter: a mark, a version, the machine, the tensors, the keys of their numbers
+# What a file of tensors calls. PyTorch lets more pass, with which a few bytes can ask for any amount of memory.
+HARMLESS = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
+    r"|torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
+)
+SHARED = 2  # times the size of a file are its tensors at most: each may be there under a second name
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -160,7 +170,7 @@ def write_safetensors(file: Path, values: Mapping[str, np.ndarray]) -> None:
 
 
 def _pytorch(file: Path) -> dict[str, Tensor]:
-    """A file of `torch.save`, whose pickle may build tensors and nothing else."""
+    """A file of `torch.save`, whose pickle may build tensors and nothing else, out of the numbers that are there."""
     try:
         import torch
     except ImportError:
@@ -168,47 +178,70 @@ def _pytorch(file: Path) -> dict[str, Tensor]:
             f"checkpoint {file} is a file of PyTorch, which is not installed here; "
             "install mobilebert-exp[interop], or name its safetensors"
         ) from None
+    size = file.stat().st_size
     try:
-        is_archive = _is_archive(file)
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive)
+        is_archive = _check_pickles(file, size)
+        found = torch.load(file, map_location=_counted(file, size), weights_only=True, mmap=is_archive)
     except CheckpointError:
         raise
-    except pickle.UnpicklingError as problem:
-        raise _refused_pickle(file, problem) from None
     except Exception as problem:  # reading a damaged pickle may raise anything
         raise damaged(file, _first_line(problem)) from None
     if not isinstance(found, Mapping):
         raise damaged(file, f"it holds a {type(found).__name__}, not tensors by their names")
+    stated = sum(value.numel() * value.element_size() for value in found.values() if isinstance(value, torch.Tensor))
+    if stated > SHARED * size:  # one number may pose as many
+        raise damaged(file, f"its tensors would have {stated:,} bytes, and it has {size:,}")
     return {str(name): _of_pytorch(value, name=str(name), file=file) for name, value in found.items()}
 
 
-def _is_archive(file: Path) -> bool:
-    """Whether it is an archive, as PyTorch writes since 1.6, rather than a bare pickle; one that unpacks is refused."""
-    if not zipfile.is_zipfile(file):
+def _check_pickles(file: Path, size: int) -> bool:
+    """Looks through the pickles of a file before they are run; returns whether it is an archive."""
+    with file.open("rb") as stream:
+        head = io.BytesIO(stream.read(MOST_PICKLE_BYTES))
+    if not head.getvalue().startswith(ARCHIVE_START):
+        for _ in range(PICKLES):
+            _check_pickle(head, file)
         return False
     with zipfile.ZipFile(file) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if size > MOST_BYTES:
-        raise _too_large(file, size)
+        members = archive.infolist()
+        if (unpacked := sum(member.file_size for member in members)) > size:
+            raise damaged(file, f"unpacked it would have {unpacked:,} bytes, and it has {size:,}")
+        for member in members:
+            if member.filename.lower().endswith(".pkl"):
+                with archive.open(member) as pickled:
+                    _check_pickle(io.BytesIO(pickled.read(MOST_PICKLE_BYTES)), file)
     return True
 
 
-def _refused_pickle(file: Path, problem: Exception) -> CheckpointError:
-    if code := re.search(r"GLOBAL ([\w.]+)", str(problem)):
-        return CheckpointError(
-            f"checkpoint {file} is refused: it is a pickle that calls {code[1]} when it is read; "
-            "name its safetensors, or another checkpoint"
-        )
-    return damaged(file, _first_line(problem))
+def _check_pickle(stream: io.BytesIO, file: Path) -> None:
+    for operation, argument, _ in pickletools.genops(stream):
+        if operation.name == "GLOBAL" and not HARMLESS.fullmatch(str(argument)):
+            called = re.sub(r"[^\w.]+", ".", str(argument))[:80]
+            raise CheckpointError(
+                f"checkpoint {file} is refused: it is a pickle that calls {called} when it is read; "
+                "name its safetensors, or another checkpoint"
+            )
+
+
+def _counted(file: Path, size: int) -> Callable[[Any, str], Any]:
+    """For `map_location`: gives each storage back as it is, in memory, while all of them fit into the file."""
+    left = size
+
+    def place(storage: Any, _: str) -> Any:
+        nonlocal left
+        left -= storage.nbytes()
+        if left < 0:
+            raise damaged(file, f"its numbers would have more than the {size:,} bytes that it has")
+        return storage
+
+    return place
 
 
 def _of_pytorch(value: Any, *, name: str, file: Path) -> Tensor:
     import torch
 
-    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.is_quantized:
+    if not isinstance(value, torch.Tensor):
         return Tensor(file=file, name=name, shape=(), kind=type(value).__name__, load=lambda: np.zeros(()))
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # one number may pose as many
-        raise damaged(file, f"{name} has the shape {list(value.shape)}, and fewer values")
     kinds = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     return Tensor(
         file=file,

@@ -18,15 +18,14 @@ from typing import Any
 import numpy as np
 
 from mobilebert_exp.errors import CheckpointError
-from mobilebert_exp.files import whole_folder, write_text
-from mobilebert_exp.modeling.checkpoints import companions
+from mobilebert_exp.files import whole_folder
+from mobilebert_exp.modeling.checkpoints import companions, prefixes
 from mobilebert_exp.modeling.checkpoints.names import LAYER, NORM, Kind, Part, embedding_parts, parts_of_block
-from mobilebert_exp.modeling.checkpoints.prefixes import STATE_FILE, is_object_based, prefix_of, reading, writing
+from mobilebert_exp.modeling.checkpoints.prefixes import is_object_based, prefix_of, reading
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.variables import STACKED
 
 PREFIX = "mobilebert.ckpt"
-PART_BYTES = 32 * 2**20  # of the data files that are written
 REAL_NORM, PLAIN_NORM = "LayerNorm", "FakeLayerNorm"
 LEAVES = {Kind.dense: ("kernel", "bias"), Kind.norm: ("gamma", "beta"), Kind.table: ("table",)}
 HEADS = {  # ours by theirs; kernels called `output_weights` have a row for each output there
@@ -74,7 +73,8 @@ def read(path: Path) -> Weights:
     """
     prefix = prefix_of(path)
     assert prefix is not None, "recognised"
-    reader, shapes = _opened(prefix)
+    reader = prefixes.opened(prefix)
+    shapes = dict(sorted(reader.get_variable_to_shape_map().items()))
     sources, ignored = _sorted_out(shapes, prefix)
     _check_kind(sources, shapes, prefix)
     values: dict[str, np.ndarray] = {}
@@ -93,15 +93,6 @@ def read(path: Path) -> Weights:
         ignored=tuple(ignored),
         faults=faults,
     )
-
-
-def _opened(prefix: Path) -> tuple[Any, dict[str, list[int]]]:
-    """A reader, and the shapes of all variables by name."""
-    import tensorflow as tf
-
-    with reading(prefix):
-        reader = tf.train.load_checkpoint(str(prefix))
-        return reader, dict(sorted(reader.get_variable_to_shape_map().items()))
 
 
 def _sorted_out(shapes: Mapping[str, object], prefix: Path) -> tuple[dict[str, list[_Source]], list[str]]:
@@ -218,17 +209,15 @@ def write(weights: Weights, folder: Path) -> None:
     Raises:
       OutputError: the folder cannot be written, or is not empty.
     """
-    assert weights.model is not None, "filled in by whoever converts"
+    companions.warn_of_their_code(weights)
     with whole_folder(folder) as partial:
-        _save(partial / PREFIX, dict(_tensors(weights)))
-        line = f'model_checkpoint_path: "{PREFIX}"\nall_model_checkpoint_paths: "{PREFIX}"\n'
-        write_text(partial / STATE_FILE, line)
+        prefixes.save(partial / PREFIX, dict(_tensors(weights)))
         companions.write(weights, partial)
 
 
 def _tensors(weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
     """Each variable under its original name, in the original layout."""
-    assert weights.model is not None, "checked by the caller"
+    assert weights.model is not None, "filled in by whoever converts"
     norm = PLAIN_NORM if weights.model["normalization"] == "no_norm" else REAL_NORM
     networks = weights.model["num_feedforward_networks"]
     assert isinstance(networks, int), "of a checked architecture"
@@ -243,35 +232,3 @@ def _tensors(weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
         else:
             for layer in range(weights.num_layers):
                 yield f"bert/{name.replace(LAYER, f'encoder/layer_{layer}', 1)}", value[layer]
-
-
-def _save(prefix: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """By the operators behind TensorFlow 1's Saver, part by part: what is being written is in memory twice."""
-    import tensorflow as tf
-
-    parts = _parts(tensors)
-    prefixes = [f"{prefix}-part{number}" for number in range(len(parts))]
-    with writing(), tf.device("/CPU:0"):
-        for part, names in zip(prefixes, parts, strict=True):
-            tf.raw_ops.SaveV2(
-                prefix=part,
-                tensor_names=names,
-                shape_and_slices=[""] * len(names),
-                tensors=[np.ascontiguousarray(tensors[name]) for name in names],
-            )
-        tf.raw_ops.MergeV2Checkpoints(
-            checkpoint_prefixes=prefixes, destination_prefix=str(prefix), delete_old_dirs=False
-        )
-
-
-def _parts(tensors: Mapping[str, np.ndarray]) -> list[list[str]]:
-    """All names, sorted, in parts of about `PART_BYTES`."""
-    parts: list[list[str]] = [[]]
-    size = 0
-    for name in sorted(tensors):
-        if size > PART_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(name)
-        size += tensors[name].nbytes
-    return parts

@@ -1,7 +1,7 @@
 """Checkpoints of tf-models: object checkpoints of its Keras classes, read and written without them.
 
 Read by the paths through the objects, wherever in a whole model, an export or a training's checkpoint the encoder lies.
-Written from plain objects that hold each other by the same names (`tf_models_items`), so that tf-models restores it:
+Written with objects that hold each other by the same names, so that tf-models restores it:
 
     tf.train.Checkpoint(**pretrainer.checkpoint_items).restore(prefix).assert_existing_objects_matched()
 """
@@ -16,11 +16,12 @@ import numpy as np
 from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.files import whole_folder
 from mobilebert_exp.modeling.checkpoints import companions, prefixes, tf_models_paths
-from mobilebert_exp.modeling.checkpoints.object_graph import ObjectGraph
+from mobilebert_exp.modeling.checkpoints.object_graph import GRAPH_KEY, ObjectGraph, encoded, key_of
 from mobilebert_exp.modeling.checkpoints.tf_models_paths import BLOCK_PATHS, EMBEDDINGS, NETWORK_PATHS
-from mobilebert_exp.modeling.checkpoints.weights import Weights
+from mobilebert_exp.modeling.checkpoints.weights import Weights, model_of
 
-NAME = "mobilebert.ckpt"  # TensorFlow adds the number 1
+NAME = "mobilebert.ckpt-1"  # as `tf.train.Checkpoint` calls the first one that it saves
+COUNTER = ("save_counter",)  # of how many those are, which it restores
 
 
 def recognises(path: Path) -> bool:
@@ -51,11 +52,28 @@ def write(weights: Weights, folder: Path) -> None:
     Raises:
       OutputError: the folder cannot be written, or is not empty.
     """
-    from mobilebert_exp.modeling.checkpoints import tf_models_items
-
+    companions.warn_of_their_code(weights)
     with whole_folder(folder) as partial:
-        tf_models_items.save(weights, partial / NAME)
+        prefixes.save(partial / NAME, _tensors(weights))
         companions.write(weights, partial)
+
+
+def _tensors(weights: Weights) -> dict[str, np.ndarray]:
+    """The items `encoder`, `masked_lm` and those of the other heads: values in the layout there, and the objects."""
+    assert weights.model is not None, "filled in by whoever converts"
+    config = model_of(weights.model)
+    heads = [name for name in weights.values if name.startswith("heads/")]
+    places = [*tf_models_paths.encoder_places(config), *tf_models_paths.head_places(config, heads)]
+    keys: dict[tuple[str, ...], str] = {COUNTER: key_of(COUNTER)}
+    tensors: dict[str, np.ndarray] = {key_of(COUNTER): np.array(1, np.int64)}
+    known: dict[tuple[str, int | None], str] = {}
+    for place in sorted(places, key=lambda place: len(place.path)):  # the shortest path to an object makes its key
+        key = known.setdefault((place.ours, place.layer), key_of(place.path))
+        value = weights.values[place.ours]
+        value = value if place.layer is None else value[place.layer]
+        keys[place.path] = key
+        tensors[key] = value.reshape(tf_models_paths.shape_there(place.ours, value.shape, config))
+    return {**tensors, GRAPH_KEY: np.array(encoded(keys), object)}
 
 
 def collect(graph: ObjectGraph) -> Weights:

@@ -1,34 +1,14 @@
-"""A MobileBERT as the objects of tf-models, for `tf.train.Checkpoint`: they hold values, or variables, of ours."""
+"""A model of ours as the objects of tf-models, for `tf.train.Checkpoint`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from mobilebert_exp.modeling.checkpoints import tf_models_paths
-from mobilebert_exp.modeling.checkpoints.prefixes import writing
 from mobilebert_exp.modeling.checkpoints.tf_models_paths import Place
-from mobilebert_exp.modeling.checkpoints.weights import Weights, model_of
 from mobilebert_exp.modeling.pretrainer import PretrainingModel
-
-
-def save(weights: Weights, prefix: Path) -> None:
-    """Saves the items `encoder`, `masked_lm` and those of the other heads; TensorFlow adds `-1` to the prefix."""
-    assert weights.model is not None, "filled in by whoever converts"
-    config = model_of(weights.model)
-
-    def leaf(place: Place) -> _Leaf:
-        value = weights.values[place.ours]
-        value = value if place.layer is None else value[place.layer]
-        return _Leaf(lambda: value.reshape(tf_models_paths.shape_there(place.ours, value.shape, config)))
-
-    heads = [name for name in weights.values if name.startswith("heads/")]
-    places = [*tf_models_paths.encoder_places(config), *tf_models_paths.head_places(config, heads)]
-    with writing(), tf.device("/CPU:0"):
-        tf.train.Checkpoint(**_items(places, leaf)).save(str(prefix))
 
 
 def checkpoint_items(model: PretrainingModel, *, next_sentence: bool = True) -> Mapping[str, tf.Module]:
@@ -57,19 +37,16 @@ def checkpoint_items(model: PretrainingModel, *, next_sentence: bool = True) -> 
 
 
 class _Leaf(tf.Module):
-    """What stands for one of their variables: its value lies in an array, or in a slice of a variable of ours."""
+    """What stands for one of their variables: its value lies in a variable of ours, or in a slice of one."""
 
-    def __init__(
-        self, get: Callable[[], np.ndarray | tf.Tensor], put: Callable[[tf.Tensor], tf.Tensor] | None = None
-    ) -> None:
+    def __init__(self, get: Callable[[], tf.Tensor], put: Callable[[tf.Tensor], tf.Tensor]) -> None:
         super().__init__()
         self._get, self._put = get, put
 
     def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
-        return {"VARIABLE_VALUE": tf.convert_to_tensor(self._get())}
+        return {"VARIABLE_VALUE": self._get()}
 
     def _restore_from_tensors(self, restored: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        assert self._put is not None, "an array is only written"
         return self._put(restored["VARIABLE_VALUE"])
 
 
