@@ -19,7 +19,7 @@ from test_training_loop import stopped
 from mobilebert_exp import identity, registry
 from mobilebert_exp.composition import compose
 from mobilebert_exp.config import ExperimentConfig, Mode
-from mobilebert_exp.tasks import distill
+from mobilebert_exp.tasks import _pretraining, distill
 
 SMALL = [
     "model.num_layers=2", "model.hidden_size=32", "model.intra_bottleneck_size=16", "model.embedding_size=16",
@@ -222,6 +222,36 @@ def whole(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     toy.run(config, task, folder)
     return folder
+
+
+ALONE = ["task.transfer.strategy=none", "task.teacher_checkpoint=/no/such/run"]
+
+
+def test_without_a_teacher_all_updates_are_pre_training() -> None:
+    """As many as with one; in the second round, where there are two."""
+    config = compose(
+        [*STUDENT, *ALONE, "cache_dir=nowhere", "task.first_num_train_steps=2", "task.first_max_seq_length=16"]
+    )
+    task: Any = registry.create_task(config)
+    first, second = task.phases()
+    assert (first.steps, second.steps) == (2, 4 + 8)
+    assert {type(phase.objective) for phase in (first, second)} == {_pretraining.TwoHeads}
+    assert (first.optimizer, second.optimizer) == (config.task.optimizer, None)
+    assert dict(task.teacher_digests()) == {}
+
+
+@pytest.mark.slow
+def test_without_a_teacher_a_student_ends_as_pre_training_ends(teacher: Path) -> None:
+    """What distillation is measured against owes the teacher nothing: bit for bit, and be there no teacher."""
+    folder = folder_of(teacher)
+    assert ran(*STUDENT, *ALONE, "seed=5", folder=folder).code == 0
+    found = weights(result(folder, "distill")["run_dir"])
+    of_preset = ["model=micro", *SMALL, "model.initializer_range=0.05", "trainer.eval_every_steps=null"]
+    assert ran(*TEACHER, *of_preset, "task.num_train_steps=14", "seed=5", folder=folder).code == 0
+    expected = weights(result(folder, "pretrain")["run_dir"])
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_the_readme_s_recipe_is_the_default() -> None:

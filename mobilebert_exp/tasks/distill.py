@@ -46,7 +46,8 @@ class Config(_pretraining.Config):
 
     Attributes:
       teacher: its architecture, any of the group `model`: `model@task.teacher=NAME`.
-      teacher_checkpoint: a run of task=pretrain, or any checkpoint that `init.checkpoint` may name but `mlflow:…`.
+      teacher_checkpoint: a run of task=pretrain, or any checkpoint that `init.checkpoint` may name but `mlflow:…`;
+        not looked at where `transfer.strategy` is none.
       teacher_dtype: of its activations; null takes `hardware.dtype`.
       ground_truth_ratio: share of the right word in PD, the rest is the teacher's answer.
       temperature: divides the logits of both in PD.
@@ -99,6 +100,8 @@ class Distillation(_pretraining.Pretraining):
         return stated if stated is not None and self._is_starter else super().vocab_size
 
     def check_model(self, model: ModelConfig) -> None:
+        if not self._has_teacher:
+            return
         teacher = replace(self.config.teacher, vocab_size=self.config.teacher.vocab_size or self.vocab_size)
         transfer.check_pair(student=model, teacher=teacher)
         transfer.layer_map(self.config.transfer, student=model, teacher=teacher)
@@ -114,7 +117,7 @@ class Distillation(_pretraining.Pretraining):
         return super().digests(splits)
 
     def teacher_digests(self) -> Mapping[str, str]:
-        return {"teacher": digest(self._teacher_weights[0])}
+        return {"teacher": digest(self._teacher_weights[0])} if self._has_teacher else {}
 
     def build(self, model: ModelConfig, *, seed: int, dtype: str) -> tf.Module:
         self.student = model
@@ -122,6 +125,8 @@ class Distillation(_pretraining.Pretraining):
 
     def learn_from_teacher(self, module: Any, *, dtype: str) -> None:
         """See `tasks.base.Taught`; the student starts with the teacher's embeddings and heads."""
+        if not self._has_teacher:
+            return
         from mobilebert_exp.modeling import lesson
 
         config, teacher = self.config, self._teacher(dtype=dtype)
@@ -132,7 +137,7 @@ class Distillation(_pretraining.Pretraining):
 
     def phases(self) -> Sequence[Phase]:
         config, answering = self.config, [self._answering(phase) for phase in super().phases()]
-        if config.transfer.strategy is Strategy.auxiliary:
+        if not config.transfer.strategy.has_transfer_phase:
             last = answering.pop()
             return [*answering, replace(last, steps=last.steps + config.transfer.steps)]
         # A correction would count from the first turn, and the moments begin anew in each.
@@ -156,15 +161,26 @@ class Distillation(_pretraining.Pretraining):
             teacher=replace(own.teacher, vocab_size=self.vocab_size),
             config=own.transfer,
             places=own.max_predictions_per_seq,
-            asks=own.ground_truth_ratio < 1,
+            asks=self.asks,
             micro_batch=None if replicas is None else own.global_batch_size // replicas // parts,
             dtype=config.hardware.dtype,
         )
         taught = [phase for phase in phases if isinstance(phase.objective, KnowledgeTransfer)]
         return budget.rows(taught=taught, answered=[phase for phase in phases if phase not in taught])
 
+    @property
+    def _has_teacher(self) -> bool:
+        return self.config.transfer.strategy is not Strategy.none
+
+    @property
+    def asks(self) -> bool:
+        """Whether the teacher answers in PD."""
+        return self._has_teacher and self.config.ground_truth_ratio < 1
+
     def _answering(self, phase: Phase) -> Phase:
-        name = "pre-training distillation" if self.config.ground_truth_ratio < 1 else phase.name
+        if not self._has_teacher:
+            return phase
+        name = "pre-training distillation" if self.asks else phase.name
         return replace(phase, name=name, objective=Answers(task=self, global_batch_size=phase.global_batch_size))
 
     @functools.cached_property
@@ -334,7 +350,7 @@ class Answers:
         from mobilebert_exp.modeling import distillation, pretraining_losses
 
         config, is_auxiliary, size = self.task.config, self._is_auxiliary, self.global_batch_size
-        asks = config.ground_truth_ratio < 1 or is_auxiliary
+        asks = self.task.asks or is_auxiliary
         ours = pretraining_losses.answers(module, batch, seed=None if asks else seed, all_layers=is_auxiliary)
         theirs = self.task.lesson.answers(batch, all_layers=is_auxiliary) if asks else None
         words_BP = distillation.word_losses(
