@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.checks import at_least, optional_place, positive, require
 from mobilebert_exp.config import MISSING, DType, ExperimentConfig, ModelConfig
-from mobilebert_exp.data import sources
+from mobilebert_exp.data import sources, tokenizer
 from mobilebert_exp.errors import CheckpointError, ConfigError
 from mobilebert_exp.modeling import transfer
 from mobilebert_exp.modeling.transfer import LowerLayers, Strategy, TransferConfig
@@ -210,7 +210,20 @@ class Distillation(_pretraining.Pretraining):
             raise CheckpointError(of_the_teacher(str(problem))) from None
         for warning in found.warnings:
             log.warning("%s", of_the_teacher(warning))
+        self._check_words(weights)
         return weights, found
+
+    def _check_words(self, weights: Weights) -> None:
+        """Raises CheckpointError where the teacher says that it learnt another vocabulary, of as many entries."""
+        size, ours = self.vocab_size, self._tokenizer.digest
+        theirs = {weights.vocabulary_digest} - {""}
+        if not theirs and weights.vocabulary is not None:
+            theirs |= tokenizer.digests(weights.vocabulary, size=size, lower_case=weights.lower_case)
+        if theirs and ours not in theirs:
+            raise CheckpointError(
+                f"task.teacher_checkpoint={self.config.teacher_checkpoint} was pre-trained with another vocabulary of "
+                f"{size:,} entries; name its own with task.vocab_file, or another teacher"
+            )
 
     @property
     def _teacher_model(self) -> ModelConfig:
