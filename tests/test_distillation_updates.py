@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import distilling
 import documents
@@ -86,8 +87,9 @@ def test_losses_on_records_of_either_script(script: Script, padding: Padding, tm
     assert len(set(batch["masked_lm_weights"].sum(axis=1))) > 1
     size = {"vocab_size": len(documents.pieces()), "max_positions": 32}
     config = distilling.experiment(padding=padding)
+    previous: Any = config.task
     task = dataclasses.replace(
-        config.task, max_seq_length=32, max_predictions_per_seq=5, global_batch_size=8, eval_batch_size=8,
+        previous, max_seq_length=32, max_predictions_per_seq=5, global_batch_size=8, eval_batch_size=8,
         teacher=distilling.teacher_architecture(**size),
     )  # fmt: skip
     config = dataclasses.replace(config, task=task, model=distilling.architecture(**size))
