@@ -166,7 +166,8 @@ def _with_vocabulary(weights: Weights, named: str | None) -> Weights:
         count = len(Tokenizer.from_file(named, lower_case=True).vocabulary)
         if count != size:
             raise ConfigError(f"--vocab={named} has {count:,} entries, and the model {size}; name the model's own")
-        weights = dataclasses.replace(weights, vocabulary=Path(named).expanduser().read_bytes(), lower_case=None)
+        content = Path(named).expanduser().read_bytes()
+        weights = dataclasses.replace(weights, vocabulary=content, lower_case=None, vocabulary_digest="")
     if weights.vocabulary is None:
         return weights
     pieces = weights.vocabulary.decode("utf-8", errors="replace").removesuffix("\n").split("\n")

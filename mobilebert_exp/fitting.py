@@ -85,7 +85,9 @@ def _check(place: str, config: ExperimentConfig, task: Task) -> None:
     recorded = location.read(file) if has_manifests else location.record(run_dir)  # a manifest says it again
     source, is_whole = f"init.checkpoint={place}", config.mode in WHOLE
     if is_whole or config.init.strict:
-        _check_architecture(recorded, source, config, made_by=location.read(run_dir / location.SETTINGS_FILE))
+        made_by = location.read(run_dir / location.SETTINGS_FILE)
+        _check_architecture(recorded, source, config, made_by=made_by)
+        _check_vocabulary(recorded, source, config, task, made_by=made_by)
     if is_whole:
         _check_head(recorded, source, config, task)
 
@@ -102,10 +104,7 @@ def _check_architecture(
     preset = recorded.get("name", config.model.name)
     if set(wrong) == {"vocab_size"}:
         what = f"a vocabulary of {theirs} entries, and this experiment's has {ours}"
-        now = leaves(config)
-        keys = [key for key in now if key.startswith(VOCABULARY) and key in made_by and made_by[key] != now[key]]
-        typed = _typed({key: made_by[key] for key in keys})
-        remedy = f"set {typed}, as there" if keys else "set data_root or task.vocab_file to its own"
+        remedy = _its_vocabulary(config, made_by)
     elif preset != config.model.name:
         what = f"model={preset}, not {config.model.name} (model.{name}={as_yaml(theirs)}, not {as_yaml(ours)})"
         remedy = f"set model={preset}"
@@ -114,8 +113,31 @@ def _check_architecture(
             f"model.{name}={as_yaml(theirs)}, not {as_yaml(ours)}" for name, (theirs, ours) in wrong.items()
         )
         remedy = f"set {_typed({f'model.{name}': theirs for name, (theirs, _) in wrong.items()})}"
-    partly = "" if config.mode in WHOLE else f"; {account.PARTLY}"
-    raise CheckpointError(f"{source} was trained with {what}; {remedy}{partly}")
+    raise CheckpointError(f"{source} was trained with {what}; {remedy}{_partly(config)}")
+
+
+def _check_vocabulary(
+    recorded: Mapping[str, object], source: str, config: ExperimentConfig, task: Task, *, made_by: Mapping[str, object]
+) -> None:
+    """Of one that has as many entries; nothing is said of runs that do not tell theirs."""
+    theirs, ours = recorded.get(location.VOCABULARY), task.digests([]).get("vocabulary")
+    if theirs and ours and theirs != ours:
+        raise CheckpointError(
+            f"{source} was trained with another vocabulary of as many entries (sha256 {str(theirs)[:12]}…, and this "
+            f"experiment's is {ours[:12]}…); {_its_vocabulary(config, made_by)}{_partly(config)}"
+        )
+
+
+def _its_vocabulary(config: ExperimentConfig, made_by: Mapping[str, object]) -> str:
+    """The remedy: the settings from which the vocabulary of a run followed, as far as they are others now."""
+    now = leaves(config)
+    keys = [key for key in now if key.startswith(VOCABULARY) and key in made_by and made_by[key] != now[key]]
+    typed = _typed({key: made_by[key] for key in keys})
+    return f"set {typed}, as there" if keys else "set data_root or task.vocab_file to its own"
+
+
+def _partly(config: ExperimentConfig) -> str:
+    return "" if config.mode in WHOLE else f"; {account.PARTLY}"
 
 
 def _typed(settings: Mapping[str, object]) -> str:

@@ -13,6 +13,7 @@ to Apache Beam, with these options. A command that was killed goes on where it w
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import shutil
 import sys
@@ -27,13 +28,14 @@ from mobilebert_exp.data import cache as cache_folders
 from mobilebert_exp.data import casing, parallel, records, sources
 from mobilebert_exp.data.pretraining import feature_files, inputs
 from mobilebert_exp.data.pretraining.build import Counts, Text
-from mobilebert_exp.data.pretraining.settings import BadBytes, Settings, check
+from mobilebert_exp.data.pretraining.settings import BadBytes, Settings, advice, check
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError, UserError
 from mobilebert_exp.spelling import nearest
 from mobilebert_exp.storage import folders
 from mobilebert_exp.storage.place import GS, Place
 
+log = logging.getLogger(__name__)
 CACHE = "~/.cache/mobilebert_exp"
 _COPIED_BYTES = 2**20
 _OUR_WORDS = {"task.lower_case": "do_lower_case", "task.": ""}  # what messages of a task call the flags here
@@ -93,6 +95,8 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     try:
         asked = _asked(arguments)
+        if told := advice(asked.settings):
+            log.warning("%s", told)
         with parallel.shared_among(asked.workers):
             told = _by_beam(asked) if asked.beam else _made(asked)
     except UserError as mistake:
@@ -189,7 +193,10 @@ def _in_files(files: Sequence[Path], text: Text) -> Counts | None:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = found.files[number * count // len(files) : (number + 1) * count // len(files)]
         records.write_framed(file, _content(part))
-    shutil.rmtree(beside)
+    done = beside.with_name(f"{beside.name}.done")  # half removed, it must not be taken for the beginning of other data
+    shutil.rmtree(done, ignore_errors=True)  # of a command that was killed here
+    beside.rename(done)
+    shutil.rmtree(done)
     with contextlib.suppress(FileNotFoundError):
         beside.with_name(f".{beside.name}.lock").unlink()
     return found.counts

@@ -208,6 +208,10 @@ def _teacher(config: ExperimentConfig) -> Model:
     return Model(_wide(start(teacher, seed=2)), teacher)
 
 
+def _student(config: ExperimentConfig) -> Model:
+    return Model(_wide(start(config.model, seed=1)), config.model)
+
+
 def _wide(weights: Arrays) -> dict[str, np.ndarray]:
     return {name: value.astype(np.float64) for name, value in weights.items()}
 
@@ -267,6 +271,50 @@ def _after_answers(config: ExperimentConfig, weights: Arrays) -> Expected:
     found = gradients(loss, _wide(weights), layers=range(LAYERS), others=True)
     norm = lamb.update(found, rate=task.optimizer.learning_rate, factors=None)
     return Expected(losses={0: float(loss(weights))}, norms={0: norm}, weights=lamb.weights)
+
+
+def losses(config: ExperimentConfig, given: Arrays) -> tuple[list[float], list[float]]:
+    """On a batch, of every layer's turn and of PD: ours, and NumPy's."""
+    import tensorflow as tf
+
+    from mobilebert_exp.runners.schedule import planned
+
+    with tf.device("/CPU:0"):
+        task, student = _lesson(config)
+        tensors, found = {name: tf.constant(value) for name, value in given.items()}, []
+        for phase in planned(config, task):
+            objective, totals = phase.phase.objective, phase.phase.objective.totals(tensors)
+            for step in range(1, phase.phase.steps + 1, STEPS_PER_LAYER):
+                loss, _ = objective.loss(
+                    student, tensors, totals=totals, step=tf.constant(step, tf.int64), seed=tf.constant([0, 0])
+                )
+                found.append(float(loss))
+    return found, [*_turn_losses(config, given), _answer_loss(config, given)]
+
+
+def _turn_losses(config: ExperimentConfig, given: Arrays) -> list[float]:
+    transfer: TransferConfig = config.task.transfer  # type: ignore[attr-defined]
+    assert transfer.layer_map is not None
+    inputs = given["input_ids"], given["input_mask"], given["segment_ids"]
+    ours, theirs = _student(config).encode(*inputs), _teacher(config).encode(*inputs)
+    taught = (
+        oracle.transfer(ours, theirs, inputs[1], layer=layer, matching=matching - 1, config=transfer)
+        for layer, matching in enumerate(transfer.layer_map)
+    )
+    return [float(oracle.weighted(each, transfer, layers=LAYERS)) for each in taught]
+
+
+def _answer_loss(config: ExperimentConfig, given: Arrays) -> float:
+    task: Any = config.task
+    inputs, places = (given["input_ids"], given["input_mask"], given["segment_ids"]), given["masked_lm_positions"]
+    student, teacher = _student(config), _teacher(config)
+    encoded = student.encode(*inputs)
+    loss = oracle.pretraining(
+        student.words(encoded, places), student.follows(encoded), given,
+        teacher_BPV=teacher.words(teacher.encode(*inputs), places), ratio=task.ground_truth_ratio,
+        temperature=task.temperature,
+    )  # fmt: skip
+    return float(loss)
 
 
 @functools.cache

@@ -19,7 +19,10 @@ from test_training_loop import stopped
 from mobilebert_exp import identity, registry
 from mobilebert_exp.composition import compose
 from mobilebert_exp.config import ExperimentConfig, Mode
-from mobilebert_exp.tasks import distill
+from mobilebert_exp.errors import CheckpointError
+from mobilebert_exp.modeling.checkpoints.weights import Weights
+from mobilebert_exp.tasks import _pretraining, distill
+from mobilebert_exp.tracking import spool
 
 SMALL = [
     "model.num_layers=2", "model.hidden_size=32", "model.intra_bottleneck_size=16", "model.embedding_size=16",
@@ -165,6 +168,10 @@ REFUSED = {
         ["task.teacher.vocab_size=7"],
         "task.teacher.vocab_size=7 and the vocabulary of the embedded articles has ",
     ),
+    "words of another text": (
+        ["task.starter.seed=1"],
+        "was pre-trained with another vocabulary of 300 entries; name its own with task.vocab_file, or another teacher",
+    ),
     "half": (["task.teacher_dtype=float16"], "task.teacher_dtype=float16 is refused"),
     "ratio": (["task.ground_truth_ratio=1.5"], "task.ground_truth_ratio=1.5 exceeds 1"),
     "cold": (["task.temperature=0"], "task.temperature=0.0 is not positive"),
@@ -179,6 +186,17 @@ def test_a_mistake_is_one_line(name: str, teacher: Path) -> None:
     assert ended.code == 2, ended.err
     assert ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
     assert message in ended.err
+
+
+def test_words_beside_a_teacher_of_other_code_are_compared(teacher: Path) -> None:
+    _, task = assembled(teacher)
+    own = list(task._tokenizer.vocabulary)
+    for fitting in (own, [*own, "more"], own[5:]):  # a file that cannot be its own tells nothing
+        task._check_words(Weights(values={}, vocabulary="\n".join(fitting).encode()))
+    with pytest.raises(CheckpointError, match=r"^task\.teacher_checkpoint=.* was pre-trained with another vocabulary"):
+        task._check_words(Weights(values={}, vocabulary="\n".join([*own[:-2], *own[:-3:-1]]).encode()))
+    with pytest.raises(CheckpointError, match="another vocabulary"):
+        task._check_words(Weights(values={}, vocabulary="\n".join(own).encode(), lower_case=False))
 
 
 def test_what_is_said_of_the_teacher_leaves_paths_alone() -> None:
@@ -222,6 +240,36 @@ def whole(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     toy.run(config, task, folder)
     return folder
+
+
+ALONE = ["task.transfer.strategy=none", "task.teacher_checkpoint=/no/such/run"]
+
+
+def test_without_a_teacher_all_updates_are_pre_training() -> None:
+    """As many as with one; in the second round, where there are two."""
+    config = compose(
+        [*STUDENT, *ALONE, "cache_dir=nowhere", "task.first_num_train_steps=2", "task.first_max_seq_length=16"]
+    )
+    task: Any = registry.create_task(config)
+    first, second = task.phases()
+    assert (first.steps, second.steps) == (2, 4 + 8)
+    assert {type(phase.objective) for phase in (first, second)} == {_pretraining.TwoHeads}
+    assert (first.optimizer, second.optimizer) == (config.task.optimizer, None)
+    assert dict(task.teacher_digests()) == {}
+
+
+@pytest.mark.slow
+def test_without_a_teacher_a_student_ends_as_pre_training_ends(teacher: Path) -> None:
+    """What distillation is measured against owes the teacher nothing: bit for bit, and be there no teacher."""
+    folder = folder_of(teacher)
+    assert ran(*STUDENT, *ALONE, "seed=5", folder=folder).code == 0
+    found = weights(result(folder, "distill")["run_dir"])
+    of_preset = ["model=micro", *SMALL, "model.initializer_range=0.05", "trainer.eval_every_steps=null"]
+    assert ran(*TEACHER, *of_preset, "task.num_train_steps=14", "seed=5", folder=folder).code == 0
+    expected = weights(result(folder, "pretrain")["run_dir"])
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_the_readme_s_recipe_is_the_default() -> None:
@@ -270,6 +318,21 @@ def test_a_plan_tells_what_would_run(tmp_path: Path) -> None:
     shown = {row.split()[0]: float(row.split()[1]) for row in rows if row.startswith("FLOPs ")}
     assert shown["FLOPs"] == pytest.approx(sum(told), rel=0.01)
     assert "pre-training distillation 0.00e+00" in rows
+
+
+@pytest.mark.slow
+def test_feature_maps_come_nearer_in_every_turn(teacher: Path) -> None:
+    """The last fifth of a turn against its first, whatever the other losses do."""
+    folder, steps = folder_of(teacher), 60
+    length = [f"task.transfer.steps={steps}", f"trainer.max_steps={steps}", "seed=6", "hardware.steps_per_loop=1"]
+    assert ran(*STUDENT, f"task.teacher_checkpoint={teacher}", *length, folder=folder).code == 0
+    entries = spool.read(Path(result(folder, "distill")["run_dir"]) / spool.FILE_NAME)
+    for layer in ("layer_01", "layer_02"):
+        losses = [
+            entry.metrics[f"train/hidden/{layer}"] for entry in entries if f"train/hidden/{layer}" in entry.metrics
+        ]
+        assert len(losses) == steps / 2
+        assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6]), layer
 
 
 def test_moments_that_begin_anew_are_not_corrected() -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import distilling
+import documents
 import numpy as np
 import pytest
+import test_pretraining_exchange
 from distilling import LAYERS, STEPS_PER_LAYER, Expected
 
 from mobilebert_exp.config import LayerLoop
+from mobilebert_exp.data.pretraining.settings import Settings
 from mobilebert_exp.modeling.transfer import LowerLayers, Padding, Semantics, Strategy
 
+Script = Callable[..., list[Path]]
 TOLERANCE = 1e-5
 ORIGINAL = (LowerLayers.slow, Padding.counted, Strategy.progressive)
 
@@ -63,6 +70,32 @@ def test_both_losses_in_one_phase() -> None:
     assert {name.split("/")[0] for name in began if not np.array_equal(found[f"0:{name}"], began[name])} == {
         name.split("/")[0] for name in began
     }
+
+
+@pytest.mark.parametrize("script", [test_pretraining_exchange.ours, test_pretraining_exchange.original])
+@pytest.mark.parametrize("padding", list(Padding))
+def test_losses_on_records_of_either_script(script: Script, padding: Padding, tmp_path: Path) -> None:
+    """Real batches, padded: of our files, and of those that tf-models' `create_pretraining_data` writes."""
+    settings = Settings(max_seq_length=32, max_predictions_per_seq=5, dupe_factor=2, short_seq_prob=0.5)
+    files = script(tmp_path, documents.write(tmp_path / "a.txt", 5), settings=settings)
+    columns = test_pretraining_exchange.parsed(files, settings)
+    by_length = np.argsort(columns["input_mask"].sum(axis=1), kind="stable")
+    rows = by_length[np.linspace(0, len(by_length) - 1, 8).astype(int)]  # from the shortest to the longest
+    batch = {name: value[rows].astype(np.int32) for name, value in columns.items()}
+    batch["masked_lm_weights"] = columns["masked_lm_weights"][rows]
+    assert 0 < batch["input_mask"].mean() < 1
+    assert len(set(batch["masked_lm_weights"].sum(axis=1))) > 1
+    size = {"vocab_size": len(documents.pieces()), "max_positions": 32}
+    config = distilling.experiment(padding=padding)
+    previous: Any = config.task
+    task = dataclasses.replace(
+        previous, max_seq_length=32, max_predictions_per_seq=5, global_batch_size=8, eval_batch_size=8,
+        teacher=distilling.teacher_architecture(**size),
+    )  # fmt: skip
+    config = dataclasses.replace(config, task=task, model=distilling.architecture(**size))
+    found, expected = distilling.losses(config, batch)
+    assert len(found) == LAYERS + 1
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -84,6 +85,20 @@ def test_a_vocabulary_of_ones_own_has_another_remedy(start: Callable[..., Ended]
         "and this experiment's has 280; set data_root or task.vocab_file to its own; "
         "init.strict=false starts with what fits\n"
     )
+
+
+def test_other_words_of_the_same_number_are_told_at_once(start: Callable[..., Ended], run_dir: Path) -> None:
+    """Where a run says of which vocabulary it is; the remedy are the settings it followed from."""
+    record = json.loads((run_dir / "model.json").read_text())
+    (run_dir / "model.json").write_text(json.dumps({**record, "vocabulary": "0123456789abcdef"}))
+    for mode, partly in (("evaluate", ""), ("train", "; init.strict=false starts with what fits")):
+        ended = start(f"mode={mode}", "task.starter.seed=1", f"init.checkpoint={run_dir}")
+        assert re.sub("[0-9a-f]{12}…", "DIGEST", ended.err) == (
+            f"error: init.checkpoint={run_dir} was trained with another vocabulary of as many entries (sha256 DIGEST, "
+            f"and this experiment's is DIGEST); set task.starter.seed=0, as there{partly}\n"
+        )
+    with pytest.raises(AssertionError, match=r"the runner of Mode\.train was asked for"):
+        start("init.strict=false", "tracking=none", f"init.checkpoint={run_dir}")
 
 
 def test_the_head_of_another_task_is_told_at_once(start: Callable[..., Ended], run_dir: Path, tmp_path: Path) -> None:

@@ -62,6 +62,28 @@ def test_the_files_of_the_original_command(flags: list[str], tmp_path: Path) -> 
     assert b"".join(Path(name).read_bytes() for name in names) == whole
 
 
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+def test_killed_while_it_tidies_up(flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are there, what they were joined of is half gone: the same command makes the same files again."""
+
+    def dies(place: Path, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            (place / cache.MANIFEST).unlink()
+            raise Killed
+
+    command = (VERB, *flags, f"output_file={tmp_path}/a.tfrecord", "dupe_factor=2")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("mobilebert_exp.pretraining_data.shutil.rmtree", dies)
+        here(*command)
+    before = (tmp_path / "a.tfrecord").read_bytes()
+    _figures(here(*command))
+    assert (tmp_path / "a.tfrecord").read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 @pytest.mark.usefixtures("cloud")
 def test_texts_from_a_bucket_and_shards_to_it(flags: list[str], tmp_path: Path, place: Place) -> None:
     bucket = Bucket(place.bucket)
@@ -131,6 +153,11 @@ def test_help_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "input_file=FILES" in ended.out
     assert "masked_lm_prob" in ended.out
     assert here(VERB).code == 2
+
+
+def test_too_few_predictions_are_told(flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert here(VERB, *flags, f"output_dir={tmp_path}/out", "max_seq_length=512").code == 0
+    assert "max_predictions_per_seq=20 masks 3.9% of 512 tokens" in caplog.text
 
 
 def test_bytes_that_are_not_utf8_can_be_dropped(flags: list[str], tmp_path: Path) -> None:

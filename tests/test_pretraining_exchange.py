@@ -231,6 +231,28 @@ def test_newer_names_and_other_lengths_are_refused(tmp_path: Path) -> None:
         inputs.files(f"{long},{text}", cache_dir=tmp_path)
 
 
+def test_a_manifest_tells_of_another_vocabulary_of_the_same_size(tmp_path: Path) -> None:
+    """Where every id is one of both, and [CLS] is the same; of files that lie elsewhere nothing is said."""
+    corpus = inputs.corpus([documents.write(tmp_path / "a.txt", 5)], bad_bytes=BadBytes.refuse)
+    made = feature_files.made_in(tmp_path / "data", Text(corpus=corpus, tokenizer=TOKENIZER, settings=SETTINGS))
+    (file,) = made.files
+    swapped = Tokenizer([*documents.pieces()[:-2], *documents.pieces()[:-3:-1]], lower_case=True)
+    assert sorted(swapped.vocabulary) == sorted(TOKENIZER.vocabulary)
+    _refused(
+        [file],
+        f"{file}: made with another vocabulary, as manifest.json beside it says; name the one they were made with in "
+        "task.vocab_file",
+        tokenizer=swapped,
+    )
+    assert feature_files.read([file], tokenizer=TOKENIZER).records == made.records
+    elsewhere = tmp_path / file.name
+    elsewhere.write_bytes(file.read_bytes())
+    assert feature_files.read([elsewhere], tokenizer=swapped).records == made.records
+    for other in ("[1", "[]", '{"files": {}}'):
+        (tmp_path / "manifest.json").write_text(other, encoding="utf-8")
+        assert feature_files.read([elsewhere], tokenizer=swapped).records == made.records
+
+
 def test_another_vocabulary_is_noticed(tmp_path: Path) -> None:
     (file,) = original(tmp_path, documents.write(tmp_path / "a.txt", 5))
     fewer = Tokenizer(documents.pieces()[:100], lower_case=True)

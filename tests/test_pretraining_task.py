@@ -229,6 +229,20 @@ def test_a_first_round_of_records_has_its_own(cache: Path) -> None:
         task.phases()[0].features()
 
 
+def test_too_few_places_are_told_once_of_records_too(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    few = "task.max_predictions_per_seq=3"
+    _, task = configured(cache, few)
+    (file, *_) = task.features(Split.dev).files
+    vocabulary = next((cache / "starter").rglob("vocab.txt"))
+    caplog.clear()
+    files = [f"task.train_file={file}", f"task.dev_file={file}", f"task.vocab_file={vocabulary}"]
+    _, task = configured(cache, few, *files)
+    for _ in range(2):
+        task.features(Split.dev)
+    told = "task.max_predictions_per_seq=3 masks 6.2% of 48 tokens, and task.masked_lm_prob=0.15 asks for 7: raise it"
+    assert caplog.text.count(told) == 1
+
+
 @pytest.mark.slow
 def test_dynamic_masking_draws_anew(cache: Path, tmp_path: Path) -> None:
     """Another mask in each pass, the same for the same seed; what was masked in the record is there again."""

@@ -112,6 +112,29 @@ def basic_words(text: str, *, lower_case: bool) -> list[str]:
     return [word for chunk in chunks(text) for word in _chunk_words(chunk, lower_case)]
 
 
+def _pieces(text: str) -> list[str]:
+    """Of a vocabulary's file, a line each."""
+    # Not splitlines: the multilingual vocabulary may hold characters that Unicode counts as line ends.
+    return [line.strip() for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def digests(content: bytes, *, size: int, lower_case: bool | None) -> frozenset[str]:
+    """Digests (see `Tokenizer`) that the tokenizer of a vocabulary's file may have; none where it is no vocabulary.
+
+    Args:
+      size: entries that it must have; a file of more or fewer tells nothing.
+      lower_case: None where it is not known.
+    """
+    pieces = _pieces(content.decode(errors="replace"))
+    if len(pieces) != size:
+        return frozenset()
+    try:
+        cases = (True, False) if lower_case is None else (lower_case,)
+        return frozenset(Tokenizer(pieces, lower_case=case).digest for case in cases)
+    except DataError:
+        return frozenset()
+
+
 class Tokenizer:
     """A vocabulary and the rules by which text becomes its pieces.
 
@@ -149,10 +172,8 @@ class Tokenizer:
             raise DataError(f"vocabulary {path} cannot be read ({error.strerror}); {remedy}") from None
         except UnicodeDecodeError as error:
             raise DataError(f"vocabulary {path} is not UTF-8 at byte {error.start}; {remedy}") from None
-        # Not splitlines: the multilingual vocabulary may hold characters that Unicode counts as line ends.
-        lines = text.removesuffix("\n").split("\n") if text else []
         try:
-            return cls([line.strip() for line in lines], lower_case=lower_case)
+            return cls(_pieces(text), lower_case=lower_case)
         except DataError as error:
             raise DataError(f"vocabulary {path}: {error}") from None
 

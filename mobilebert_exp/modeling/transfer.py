@@ -18,12 +18,19 @@ from mobilebert_exp.errors import ConfigError
 class Strategy(enum.Enum):
     """How layers are taught (paper, section 3.5): one after another, all at once, or along with the teacher's answers.
 
-    `progressive` and `joint` have a phase of KT and then one of PD; `auxiliary` has one phase, of both losses.
+    `progressive` and `joint` have a phase of KT and then one of PD; `auxiliary` has one phase, of both losses. `none`
+    is what they are measured against: as many updates of the same student without a teacher.
     """
 
     progressive = "progressive"
     joint = "joint"
     auxiliary = "auxiliary"
+    none = "none"
+
+    @property
+    def has_transfer_phase(self) -> bool:
+        """Whether KT is a phase of its own; its steps are PD's otherwise."""
+        return self in (Strategy.progressive, Strategy.joint)
 
 
 class LowerLayers(enum.Enum):

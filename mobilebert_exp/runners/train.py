@@ -96,7 +96,8 @@ class _Training:
     def _restore(self) -> None:
         """Continues from the run's own newest checkpoint, else starts from `init.checkpoint`, else from scratch."""
         job = self._job
-        native.write_model(job.run_dir, job.config.model, head=job.task.head)
+        words = job.task.digests([]).get("vocabulary", "")
+        native.write_model(job.run_dir, job.config.model, head=job.task.head, vocabulary=words)
         if newest := self._newest.newest():
             native.restore(tf.train.Checkpoint(step=self._step), newest)
         self._saved_step = int(self._step.numpy())

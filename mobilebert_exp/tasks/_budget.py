@@ -42,9 +42,8 @@ class Budget:
         turns = [turn for phase in taught for turn in self._turns(phase)]
         answering = sum(each.steps * each.global_batch_size * self._answer(each) for each in answered)
         transferring = sum(flops for _, _, flops in turns)
-        count = parameters([*encoder_variables(self.teacher), *pretraining_variables(self.teacher)])
         return [
-            ("teacher", f"{self.teacher.name}, {count:,} parameters, forward passes alone"),
+            ("teacher", self._teacher),
             ("strategy", self._strategy),
             *((name, f"{steps}; {flops:.2e} FLOPs") for name, steps, flops in turns),
             ("FLOPs", f"{transferring + answering:.2e}"),
@@ -52,6 +51,17 @@ class Budget:
             ("  pre-training distillation", f"{answering:.2e}"),
             *self._memory(max(each.max_seq_length for each in (*taught, *answered))),
         ]
+
+    @property
+    def _teacher(self) -> str:
+        if not self._has_teacher:
+            return "none"
+        count = parameters([*encoder_variables(self.teacher), *pretraining_variables(self.teacher)])
+        return f"{self.teacher.name}, {count:,} parameters, forward passes alone"
+
+    @property
+    def _has_teacher(self) -> bool:
+        return self.config.strategy is not Strategy.none
 
     @property
     def _strategy(self) -> str:
@@ -114,7 +124,8 @@ class Budget:
             for layers in (1 if is_frozen else self.student.num_layers, self.student.num_layers)
         ]
         answers = costs.answer_bytes(self.student, places=self.places) * (2 if self.asks else 1)
-        ours, theirs = costs.model_bytes(self.student, trained=True), costs.model_bytes(self.teacher, trained=False)
+        ours = costs.model_bytes(self.student, trained=True)
+        theirs = costs.model_bytes(self.teacher, trained=False) if self._has_teacher else 0
         parts = (kept[0] * self.micro_batch, (kept[1] + answers) * self.micro_batch)
         return [
             ("memory of a replica", f"about {_gib(ours + theirs + max(parts))}"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mobilebert_exp.checks import at_least, require
 from mobilebert_exp.config import ModelConfig, TaskConfig
 from mobilebert_exp.data import cache, casing, sources, starter
-from mobilebert_exp.data.pretraining.settings import BadBytes, Settings, check
+from mobilebert_exp.data.pretraining.settings import BadBytes, Settings, advice, check
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import DataError, MissingDataError
 from mobilebert_exp.metrics import check_finite
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
+log = logging.getLogger(__name__)
 FIGURES = ("masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss", "next_sentence_accuracy")
 ACCURACIES = ("masked_lm_accuracy", "next_sentence_accuracy")
 HELD_OUT = {Split.dev: " that training does not see"}
@@ -148,6 +150,7 @@ class Pretraining:
         self.config = config
         self._data_root = data_root
         self._cache_dir = Path(cache_dir).expanduser()
+        self._advised: set[str] = set()
 
     @property
     def vocab_size(self) -> int:
@@ -250,6 +253,10 @@ class Pretraining:
     def _features(self, files: Sequence[Path], settings: Settings, *, name: str, limit: int | None = None) -> Features:
         from mobilebert_exp.data.pretraining import inputs
 
+        advised = advice(settings, section="task.")
+        if advised is not None and advised not in self._advised:
+            self._advised.add(advised)
+            log.warning("%s", advised)
         made = inputs.made(files, self._tokenizer, settings, cache_dir=self._cache_dir, name=name)
         count = made.records if limit is None else min(limit, made.records)
         return Features(files=made.files, columns=columns(settings), num_features=count, num_examples=count)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilebert_exp.checks import at_least, optional_place, positive, require
 from mobilebert_exp.config import MISSING, DType, ExperimentConfig, ModelConfig
-from mobilebert_exp.data import sources
+from mobilebert_exp.data import sources, tokenizer
 from mobilebert_exp.errors import CheckpointError, ConfigError
 from mobilebert_exp.modeling import transfer
 from mobilebert_exp.modeling.transfer import LowerLayers, Strategy, TransferConfig
@@ -46,7 +46,8 @@ class Config(_pretraining.Config):
 
     Attributes:
       teacher: its architecture, any of the group `model`: `model@task.teacher=NAME`.
-      teacher_checkpoint: a run of task=pretrain, or any checkpoint that `init.checkpoint` may name but `mlflow:…`.
+      teacher_checkpoint: a run of task=pretrain, or any checkpoint that `init.checkpoint` may name but `mlflow:…`;
+        not looked at where `transfer.strategy` is none.
       teacher_dtype: of its activations; null takes `hardware.dtype`.
       ground_truth_ratio: share of the right word in PD, the rest is the teacher's answer.
       temperature: divides the logits of both in PD.
@@ -99,6 +100,8 @@ class Distillation(_pretraining.Pretraining):
         return stated if stated is not None and self._is_starter else super().vocab_size
 
     def check_model(self, model: ModelConfig) -> None:
+        if not self._has_teacher:
+            return
         teacher = replace(self.config.teacher, vocab_size=self.config.teacher.vocab_size or self.vocab_size)
         transfer.check_pair(student=model, teacher=teacher)
         transfer.layer_map(self.config.transfer, student=model, teacher=teacher)
@@ -114,7 +117,7 @@ class Distillation(_pretraining.Pretraining):
         return super().digests(splits)
 
     def teacher_digests(self) -> Mapping[str, str]:
-        return {"teacher": digest(self._teacher_weights[0])}
+        return {"teacher": digest(self._teacher_weights[0])} if self._has_teacher else {}
 
     def build(self, model: ModelConfig, *, seed: int, dtype: str) -> tf.Module:
         self.student = model
@@ -122,6 +125,8 @@ class Distillation(_pretraining.Pretraining):
 
     def learn_from_teacher(self, module: Any, *, dtype: str) -> None:
         """See `tasks.base.Taught`; the student starts with the teacher's embeddings and heads."""
+        if not self._has_teacher:
+            return
         from mobilebert_exp.modeling import lesson
 
         config, teacher = self.config, self._teacher(dtype=dtype)
@@ -132,7 +137,7 @@ class Distillation(_pretraining.Pretraining):
 
     def phases(self) -> Sequence[Phase]:
         config, answering = self.config, [self._answering(phase) for phase in super().phases()]
-        if config.transfer.strategy is Strategy.auxiliary:
+        if not config.transfer.strategy.has_transfer_phase:
             last = answering.pop()
             return [*answering, replace(last, steps=last.steps + config.transfer.steps)]
         # A correction would count from the first turn, and the moments begin anew in each.
@@ -156,15 +161,26 @@ class Distillation(_pretraining.Pretraining):
             teacher=replace(own.teacher, vocab_size=self.vocab_size),
             config=own.transfer,
             places=own.max_predictions_per_seq,
-            asks=own.ground_truth_ratio < 1,
+            asks=self.asks,
             micro_batch=None if replicas is None else own.global_batch_size // replicas // parts,
             dtype=config.hardware.dtype,
         )
         taught = [phase for phase in phases if isinstance(phase.objective, KnowledgeTransfer)]
         return budget.rows(taught=taught, answered=[phase for phase in phases if phase not in taught])
 
+    @property
+    def _has_teacher(self) -> bool:
+        return self.config.transfer.strategy is not Strategy.none
+
+    @property
+    def asks(self) -> bool:
+        """Whether the teacher answers in PD."""
+        return self._has_teacher and self.config.ground_truth_ratio < 1
+
     def _answering(self, phase: Phase) -> Phase:
-        name = "pre-training distillation" if self.config.ground_truth_ratio < 1 else phase.name
+        if not self._has_teacher:
+            return phase
+        name = "pre-training distillation" if self.asks else phase.name
         return replace(phase, name=name, objective=Answers(task=self, global_batch_size=phase.global_batch_size))
 
     @functools.cached_property
@@ -194,7 +210,20 @@ class Distillation(_pretraining.Pretraining):
             raise CheckpointError(of_the_teacher(str(problem))) from None
         for warning in found.warnings:
             log.warning("%s", of_the_teacher(warning))
+        self._check_words(weights)
         return weights, found
+
+    def _check_words(self, weights: Weights) -> None:
+        """Raises CheckpointError where the teacher says that it learnt another vocabulary, of as many entries."""
+        size, ours = self.vocab_size, self._tokenizer.digest
+        theirs = {weights.vocabulary_digest} - {""}
+        if not theirs and weights.vocabulary is not None:
+            theirs |= tokenizer.digests(weights.vocabulary, size=size, lower_case=weights.lower_case)
+        if theirs and ours not in theirs:
+            raise CheckpointError(
+                f"task.teacher_checkpoint={self.config.teacher_checkpoint} was pre-trained with another vocabulary of "
+                f"{size:,} entries; name its own with task.vocab_file, or another teacher"
+            )
 
     @property
     def _teacher_model(self) -> ModelConfig:
@@ -334,7 +363,7 @@ class Answers:
         from mobilebert_exp.modeling import distillation, pretraining_losses
 
         config, is_auxiliary, size = self.task.config, self._is_auxiliary, self.global_batch_size
-        asks = config.ground_truth_ratio < 1 or is_auxiliary
+        asks = self.task.asks or is_auxiliary
         ours = pretraining_losses.answers(module, batch, seed=None if asks else seed, all_layers=is_auxiliary)
         theirs = self.task.lesson.answers(batch, all_layers=is_auxiliary) if asks else None
         words_BP = distillation.word_losses(

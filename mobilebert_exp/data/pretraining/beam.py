@@ -8,6 +8,7 @@ Texts are read in ranges and shards written whole through Beam's file systems, s
 from __future__ import annotations
 
 import json
+import logging
 import re
 import uuid
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ from mobilebert_exp.data.pretraining.settings import Settings
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import ConfigError, DataError, MissingDataError, OutputError, UserError
 
+log = logging.getLogger(__name__)
 _WHERE = re.compile(r" \[while running '.*'\]$")  # what Beam adds to a message
 
 
@@ -87,6 +89,8 @@ class Planned:
         cache.check_free(self.disk.folder, key=text.key(), whole=whole, begun=begun)
         if whole is None and begun is None:
             self.disk.write(cache.BEGUN, [cache.begun(text.key()).encode()])
+        for warning in building.warnings(text):
+            log.warning("%s", warning)
         return text.groups()
 
 

@@ -24,7 +24,7 @@ from mobilebert_exp.data.pretraining import corpus as corpora
 from mobilebert_exp.data.pretraining import masking, pairs
 from mobilebert_exp.data.pretraining.corpus import Corpus, Group
 from mobilebert_exp.data.pretraining.rows import MOST_INTEGER, Serializer
-from mobilebert_exp.data.pretraining.settings import Settings, advice
+from mobilebert_exp.data.pretraining.settings import Settings
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import DataError
 
@@ -262,9 +262,7 @@ def _swept(folder: Path) -> None:
 
 
 def warnings(text: Text) -> Iterator[str]:
-    """What a person should know before it takes hours."""
-    if found := advice(text.settings):
-        yield found
+    """What a person should know of a text before it takes hours."""
     if cut := text.corpus.cut_documents:
         yield (
             f"documents of more than {corpora.MOST_SEGMENT // 1024} KiB are cut, in {cut} places; "

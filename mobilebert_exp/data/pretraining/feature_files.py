@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -102,7 +103,7 @@ def read(files: Sequence[Path], *, tokenizer: Tokenizer | None = None) -> Featur
     """Files that a person named, of this package or of the original's `create_pretraining_data.py`.
 
     Args:
-      tokenizer: the vocabulary they should have been made with, as far as records show it.
+      tokenizer: the vocabulary they should have been made with, as far as records and manifests beside them show it.
 
     Raises:
       DataError: a file is none of these, is damaged, differs from the first one in its lengths, or was made with
@@ -118,7 +119,8 @@ def read(files: Sequence[Path], *, tokenizer: Tokenizer | None = None) -> Featur
         told = ", ".join(f"{length} tokens and {most} predictions" for length, most in shapes)
         raise DataError(f"{_shown(files)}: records of different lengths ({told}); name files that were made alike")
     if tokenizer is not None:
-        _check_vocabulary(files, sizes, tokenizer)
+        _check_ids(files, sizes, tokenizer)
+        _check_manifests(files, tokenizer)
     return FeatureFiles(
         files=tuple(files),
         records=sum(found[0] for found in looked.values()),
@@ -171,7 +173,7 @@ def _check_names(path: Path, record: dict[str, Values]) -> None:
         raise DataError(f"{path}: the fields of its records do not fit together; name files for pre-training")
 
 
-def _check_vocabulary(files: Sequence[Path], sizes: Iterable[tuple[int, ...]], tokenizer: Tokenizer) -> None:
+def _check_ids(files: Sequence[Path], sizes: Iterable[tuple[int, ...]], tokenizer: Tokenizer) -> None:
     for _, _, begin, largest in sizes:
         if largest >= len(tokenizer.vocabulary) or begin != tokenizer.cls_id:
             size = len(tokenizer.vocabulary)
@@ -179,6 +181,23 @@ def _check_vocabulary(files: Sequence[Path], sizes: Iterable[tuple[int, ...]], t
             raise DataError(
                 f"{_shown(files)}: made with another vocabulary ({what}, and this one has {size:,} entries, [CLS] is "
                 f"{tokenizer.cls_id}); name the one they were made with in task.vocab_file"
+            )
+
+
+def _check_manifests(files: Sequence[Path], tokenizer: Tokenizer) -> None:
+    """Of files that lie where `made_in` made them."""
+    for folder in sorted({path.parent for path in files}):
+        here = [path for path in files if path.parent == folder]
+        try:
+            manifest = json.loads((folder / cache.MANIFEST).read_text(encoding="utf-8"))
+            is_theirs = any(path.name in manifest["files"] for path in here)
+            other = is_theirs and manifest["key"]["vocabulary"] != tokenizer.digest
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # not one of ours
+        if other:
+            raise DataError(
+                f"{_shown(here)}: made with another vocabulary, as {cache.MANIFEST} beside it says; name the one they "
+                "were made with in task.vocab_file"
             )
 
 

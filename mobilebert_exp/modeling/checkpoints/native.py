@@ -1,7 +1,8 @@
 """Checkpoints of our own: TensorFlow object checkpoints in a run's `checkpoints/` (newest) and `checkpoints/best/`.
 
 A manifest commits each (`manifest`); one without is of an earlier version, or what an interrupted save left behind.
-Beside them lies `model.json`, the architecture they belong to, and under `head` what their head answers.
+Beside them lies `model.json`, the architecture they belong to, under `head` what their head answers, and under
+`vocabulary` the digest of the words they were trained with.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mobilebert_exp.files import write_json
 
 log = logging.getLogger(__name__)
 FOLDER, BEST = location.FOLDER, location.BEST
-MODEL_FILE, HEAD = location.MODEL_FILE, location.HEAD
+MODEL_FILE, HEAD, VOCABULARY = location.MODEL_FILE, location.HEAD, location.VOCABULARY
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -73,9 +74,13 @@ class Found:
     sha256: str = ""
 
 
-def write_model(run_dir: Path, model: ModelConfig, *, head: str) -> None:
-    """Records the architecture and the head that the run's checkpoints belong to, whole or not at all."""
-    write_json(run_dir / MODEL_FILE, {**leaves(model), HEAD: head})
+def write_model(run_dir: Path, model: ModelConfig, *, head: str, vocabulary: str) -> None:
+    """Records architecture, head and vocabulary that the run's checkpoints belong to, whole or not at all.
+
+    Args:
+      vocabulary: its digest; "" where the task has none.
+    """
+    write_json(run_dir / MODEL_FILE, {**leaves(model), HEAD: head, VOCABULARY: vocabulary})
 
 
 def located(place: str) -> Found:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 HOLDERS = (("model", "encoder", "weights"), ("model", "weights"))  # the objects that hold a model's variables by name
+NOT_OF_MODEL = (location.HEAD, location.VOCABULARY)  # in what a run says of its model
 MARK = "embeddings.Snorm.Sbeta"  # how TensorFlow spells a name of ours in a key
 
 
@@ -46,7 +47,7 @@ def read(path: Path) -> Weights:
     from mobilebert_exp.modeling.checkpoints import native
 
     found = native.located(str(_named(path)))
-    prefix = Path(found.prefix)
+    prefix, run = Path(found.prefix), location.run_of(found.prefix)
     graph = ObjectGraph(prefix)
     values = {}
     for holder in HOLDERS:
@@ -59,9 +60,10 @@ def read(path: Path) -> Weights:
         raise CheckpointError(f"checkpoint {prefix} holds no weights of this package; give one of a training run")
     return Weights(
         values=values,
-        model={name: value for name, value in found.model.items() if name != native.HEAD} or None,
+        model={name: value for name, value in found.model.items() if name not in NOT_OF_MODEL} or None,
         head=found.head,
-        vocabulary=companions.vocabulary(location.run_of(found.prefix)),
+        vocabulary=companions.vocabulary(run),
+        vocabulary_digest=str(location.read(run / location.MODEL_FILE).get(location.VOCABULARY, "")),
         ignored=graph.unread(),
         digest=found.sha256,
     )
@@ -93,7 +95,8 @@ def write(weights: Weights, folder: Path) -> None:
         prefix = manifest.prefix_of(checkpoints, step=0)
         native.write_whole(_checkpoint(weights), prefix, step=0, model=weights.model, head=weights.head)
         manifest.point(checkpoints, [prefix])
-        write_json(partial / native.MODEL_FILE, {**weights.model, native.HEAD: weights.head})
+        record = {**weights.model, native.HEAD: weights.head, native.VOCABULARY: weights.vocabulary_digest}
+        write_json(partial / native.MODEL_FILE, record)
         companions.write(weights, partial)
 
 

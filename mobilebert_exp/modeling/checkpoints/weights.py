@@ -24,6 +24,7 @@ class Weights:
       head: what `heads/span` or `heads/classifier` answer, as `Task.head`; "" where the source says nothing.
       vocabulary: the contents of its vocabulary file, if it carries one.
       lower_case: whether that vocabulary is of lower-cased text, if the source says so.
+      vocabulary_digest: of the vocabulary the weights were trained with, as tasks digest it; "" if nothing is said.
       ignored: names in the source that are no weights of a model: an optimizer's state, counters.
       digest: sha256 of the checkpoint, where it bears one.
       faults: what is wrong with a variable that the source has in part, or in several shapes, and that `values`
@@ -35,6 +36,7 @@ class Weights:
     head: str = ""
     vocabulary: bytes | None = None
     lower_case: bool | None = None
+    vocabulary_digest: str = ""
     ignored: tuple[str, ...] = ()
     digest: str = ""
     faults: Mapping[str, str] = field(default_factory=dict)
