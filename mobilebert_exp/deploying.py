@@ -12,7 +12,7 @@ from mobilebert_exp.checks import require
 from mobilebert_exp.config import ExperimentConfig, Mode
 from mobilebert_exp.data import sources
 from mobilebert_exp.errors import CheckpointError, ConfigError, ExportError, UserError
-from mobilebert_exp.lite import cards
+from mobilebert_exp.lite import cards, model_file
 from mobilebert_exp.lite.metadata import Card
 from mobilebert_exp.modeling.checkpoints.account import as_yaml
 from mobilebert_exp.storage import archive
@@ -72,6 +72,8 @@ def _with_file(config: ExperimentConfig, task: Task, uri: str | None) -> Experim
     path = sources.fetched(config.export.path, cache_dir=config.cache_dir, key="export.path")
     if config.mode is Mode.benchmark:
         for each in cards.models_at(path):
+            if each.suffix == model_file.SUFFIX:
+                model_file.opened(each)  # raises where it is torn
             if (known := _card_if_any(each)) is not None:
                 _check_file(known, config, task, file=f"export.path={each}")
     if config.mode is Mode.evaluate:
@@ -88,7 +90,7 @@ def _with_file(config: ExperimentConfig, task: Task, uri: str | None) -> Experim
 
 
 def _card_if_any(path: Path) -> Card | None:
-    """Other people's files may be measured too; of them, what is torn is told when they are opened."""
+    """Other people's files may be measured too, and have none."""
     try:
         return cards.card_of(path)
     except ExportError as problem:

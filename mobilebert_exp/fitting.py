@@ -84,12 +84,14 @@ def _check(place: str, config: ExperimentConfig, task: Task) -> None:
     file = run_dir / location.MODEL_FILE
     recorded = location.read(file) if has_manifests else location.record(run_dir)  # a manifest says it again
     source, is_whole = f"init.checkpoint={place}", config.mode in WHOLE
+    if is_whole:  # first, for another task has other words too
+        _check_head(recorded, source, config, task)
     if is_whole or config.init.strict:
         made_by = location.read(run_dir / location.SETTINGS_FILE)
         _check_architecture(recorded, source, config, made_by=made_by)
         _check_vocabulary(recorded, source, config, task, made_by=made_by)
     if is_whole:
-        _check_head(recorded, source, config, task)
+        _check_ranges(recorded, source, config)
 
 
 def _check_architecture(
@@ -142,6 +144,16 @@ def _partly(config: ExperimentConfig) -> str:
 
 def _typed(settings: Mapping[str, object]) -> str:
     return " ".join(f"{key}={as_yaml(value)}" for key, value in settings.items())
+
+
+def _check_ranges(recorded: Mapping[str, object], source: str, config: ExperimentConfig) -> None:
+    """A model that rounds activations needs to know how far they reach."""
+    asked, none = config.model.fake_quantization, FakeQuantization.none
+    if asked is not none and recorded.get("fake_quantization", none.name) == none.name:
+        raise CheckpointError(
+            f"{source} was trained without fake quantisation, and has no ranges for model.fake_quantization="
+            f"{asked.name}; {account.CALIBRATED}"
+        )
 
 
 def _check_head(recorded: Mapping[str, object], source: str, config: ExperimentConfig, task: Task) -> None:

@@ -14,7 +14,8 @@ from mobilebert_exp.errors import ExportError
 from mobilebert_exp.lite import cards
 from mobilebert_exp.tracking import states, weights
 
-SOURCE_TAG, EXPORT_TAG = cards.SOURCE_RUN, "export_run_id"  # the run that has the weights, the one that wrote the file
+# The run that has the weights, the one that wrote the file, the one of the teacher.
+SOURCE_TAG, EXPORT_TAG, TEACHER_TAG = cards.SOURCE_RUN, "export_run_id", "teacher_run_id"
 
 
 def tags(asked: ExperimentConfig, found: ExperimentConfig) -> dict[str, str]:
@@ -38,6 +39,8 @@ def tags(asked: ExperimentConfig, found: ExperimentConfig) -> dict[str, str]:
             place = sources.checkpoint(place, cache_dir=found.cache_dir)
         if source_id := weights.run_id_in(asked.init.checkpoint) or _run_id_of(place):
             ids[SOURCE_TAG] = source_id
+    if teacher := getattr(asked.task, "teacher_checkpoint", None):
+        ids[TEACHER_TAG] = _run_id_of(teacher)
     return {tag: run_id for tag, run_id in ids.items() if run_id}
 
 

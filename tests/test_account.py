@@ -209,6 +209,7 @@ def test_names_on_one_line() -> None:
     slots = [f"bert/x{number}/{slot}" for number in range(5) for slot in ("adam_m", "adam_v")]
     assert summed_up([*slots, "global_step"]) == "*/adam_m × 5, */adam_v × 5, global_step"
     assert summed_up([f"optimizer/x{number}" for number in range(5)]) == "optimizer/* × 5"
+    assert summed_up([f"quantizers/layers/{name}/norm" for name in "abcde"]) == "quantizers/* × 5"
     assert summed_up(f"heads/masked_lm/{name}" for name in "abcd") == ", ".join(f"heads/masked_lm/{x}" for x in "abcd")
 
 

@@ -16,7 +16,7 @@ import toy
 from command_line import Ended, here
 from test_training_loop import stopped
 
-from mobilebert_exp import identity, registry
+from mobilebert_exp import identity, lineage, location, registry
 from mobilebert_exp.composition import compose
 from mobilebert_exp.config import ExperimentConfig, Mode
 from mobilebert_exp.errors import CheckpointError
@@ -350,3 +350,10 @@ def test_another_student_may_be_named(override: str) -> None:
     config = compose(["task=distill", override, "model@task.teacher=micro_teacher"])
     assert config.model.name == override.partition("=")[2]
     assert config.task.teacher.name == "micro_teacher"  # type: ignore[attr-defined]
+
+
+def test_a_run_leads_to_that_of_its_teacher(tmp_path: Path) -> None:
+    (tmp_path / location.STATE_FILE).write_text(json.dumps({"state": "FINISHED", "run_id": "run-teacher"}))
+    for place, tags in ((tmp_path, {"teacher_run_id": "run-teacher"}), (tmp_path / "nowhere", {})):
+        config = compose(["task=distill", f"task.teacher_checkpoint={place}"])
+        assert lineage.tags(config, config) == tags

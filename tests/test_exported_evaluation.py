@@ -114,8 +114,8 @@ def test_a_table_shows_both_and_a_drop_fails_the_run_with_its_figures(bench: Ben
     said = bench.refuses(*asked, "export.max_drop=2.5", to="dropped")
     assert said == (
         f"export.path={file}/exports/model_float.tflite: accuracy is 0.00, 100.00 below the model's 100.00, and "
-        "export.max_drop=2.5; try another export.format, more export.calibration_examples, or quantisation-aware "
-        "training (model=qat)"
+        "export.max_drop=2.5; try another export.format, export.mask_value=null, more export.calibration_examples, or "
+        "training with model.fake_quantization=per_channel"
     )
     kept = result(bench.folder / "dropped")
     assert (kept["state"], kept["reason"]) == ("FAILED", f"ShortfallError: {said}")
@@ -170,6 +170,16 @@ def test_a_file_alone_finds_its_model_through_the_tracker(
     prefix = next((tmp_path / "trained").glob("*.index")).with_suffix("")
     foreign = dataclasses.replace(config, init=InitConfig(checkpoint=str(prefix)))
     assert lineage.tags(foreign, deploying.with_weights(foreign, task, uri=None)) == {"source_run_id": "run-trained"}
+
+
+def test_a_torn_file_is_refused_before_a_benchmark_begins(bench: Bench, tmp_path: Path) -> None:
+    whole = (bench.folder / "export/exports/model_float.tflite").read_bytes()
+    (tmp_path / "whole.tflite").write_bytes(whole)
+    (tmp_path / "torn.tflite").write_bytes(whole[: len(whole) // 2])
+    for path in (tmp_path, tmp_path / "torn.tflite"):
+        said = bench.refuses("mode=benchmark", f"export.path={path}", to="no-benchmark")
+        assert said == f"{tmp_path}/torn.tflite is truncated or damaged; copy or export it again"
+    assert not (bench.folder / "no-benchmark").exists()
 
 
 def test_a_model_that_is_gone_from_where_it_was_is_asked_for_by_its_run(

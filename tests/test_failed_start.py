@@ -104,14 +104,24 @@ def test_other_words_of_the_same_number_are_told_at_once(start: Callable[..., En
 def test_the_head_of_another_task_is_told_at_once(start: Callable[..., Ended], run_dir: Path, tmp_path: Path) -> None:
     record = json.loads((run_dir / "model.json").read_text())
     (run_dir / "model.json").write_text(json.dumps({**record, "head": "another question"}))
-    ended = start("mode=evaluate", f"init.checkpoint={run_dir}")
-    assert ended.err == (
-        f"error: init.checkpoint={run_dir} has the head of another task (another question), and this one asks for "
-        f"{record['head']}; name a run of this task, or train one from it with mode=train\n"
-    )
+    for other_words in ([], ["task.starter.vocabulary_size=280"]):  # which is then the less of the two mistakes
+        ended = start("mode=evaluate", *other_words, f"init.checkpoint={run_dir}")
+        assert ended.err == (
+            f"error: init.checkpoint={run_dir} has the head of another task (another question), and this one asks for "
+            f"{record['head']}; name a run of this task, or train one from it with mode=train\n"
+        )
     assert not list((tmp_path / "outputs").iterdir())
     with pytest.raises(AssertionError, match=r"the runner of Mode\.train was asked for"):  # which takes the encoder
         start("tracking=none", f"init.checkpoint={run_dir}")
+
+
+def test_weights_that_know_no_ranges_are_told_at_once(start: Callable[..., Ended], run_dir: Path) -> None:
+    for mode in ("evaluate", "export"):
+        ended = start(f"mode={mode}", "model.fake_quantization=per_channel", f"init.checkpoint={run_dir}/last")
+        assert ended.err == (
+            f"error: init.checkpoint={run_dir}/last was trained without fake quantisation, and has no ranges for "
+            "model.fake_quantization=per_channel; train from it with mode=train, or set model.fake_quantization=none\n"
+        )
 
 
 def test_a_damaged_record_is_one_line(start: Callable[..., Ended], run_dir: Path) -> None:

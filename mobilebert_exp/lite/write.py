@@ -93,7 +93,8 @@ def _measured(
     found = calibration.measured(graph, missing, rows, length=length, threads=THREADS)
     if absent := sorted(missing - set(found)):
         raise ExportError(
-            f"the range of {absent[0]} is not known; export with calibration examples, or a checkpoint of model=qat"
+            f"the range of {absent[0]} is not known; export with calibration examples, or a checkpoint of "
+            "quantisation-aware training"
         )
     return found
 

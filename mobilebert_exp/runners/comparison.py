@@ -90,7 +90,8 @@ def _shortfall(config: ExperimentConfig, value: float, *, than: float) -> str:
         return ""
     return (
         f"{main} is {value:.2f}, {than - value:.2f} below the model's {than:.2f}, and export.max_drop={most:g}; try "
-        "another export.format, more export.calibration_examples, or quantisation-aware training (model=qat)"
+        "another export.format, export.mask_value=null, more export.calibration_examples, or training with "
+        "model.fake_quantization=per_channel"
     )
 
 

@@ -75,7 +75,8 @@ def summed_up(names: Iterable[str]) -> str:
     shown: Counter[str] = Counter()
     for name in every:
         end, start = name.rpartition("/")[2], name.partition("/")[0]
-        shown[f"*/{end}" if ends[end] > MANY else f"{start}/*" if starts[start] > MANY else name] += 1
+        by_start = starts[start] > MANY and (start == QUANTIZERS.rstrip("/") or ends[end] <= MANY)
+        shown[f"{start}/*" if by_start else f"*/{end}" if ends[end] > MANY else name] += 1
     return ", ".join(name if count == 1 else f"{name} × {count:,}" for name, count in shown.items())
 
 
