@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -343,3 +344,17 @@ def test_long_work_is_told_in_plain_lines(capsys: pytest.CaptureFixture[str], mo
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("train features: 50% read, 2,000 examples  ")
     assert line.endswith(" examples/s")
+
+
+def test_long_work_is_told_by_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    with BuildProgress("train features") as progress:
+        progress.read(0.25)
+        progress.made(1000)
+        assert shown.getvalue() == "", "what is done soon is not worth a bar"
+        monkeypatch.setattr("mobilebert_exp.data.progress._PATIENCE_S", 0.0)
+        progress.made(2000)
+    assert "train features" in shown.getvalue() and "2,000 examples" in shown.getvalue() and "25%" in shown.getvalue()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from mobilebert_exp.data import parallel, records
 from mobilebert_exp.data.tokenizer import Memo, Tokenizer, chunks
@@ -20,8 +21,7 @@ _CONTINUED = bytes(range(128, 256))
 _Texts = tuple[str, str | None, int | float]
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """One or two texts and what is asked of them.
 
     Attributes:
@@ -86,10 +86,10 @@ class Serializer:
 
     tokenizer: Tokenizer
     max_seq_length: int
-    _masks: dict[tuple[int, int], bytes] = field(default_factory=dict, init=False)
     _begin: bytes = field(init=False)
     _end: bytes = field(init=False)
     _padding: bytes = field(init=False)
+    _tails: dict[tuple[int, int], bytes] = field(default_factory=dict, init=False)
     _pieces: Memo[bytes] | None = field(default=None, init=False)  # made where it is used: the memo of a process
 
     def __post_init__(self) -> None:
@@ -97,11 +97,26 @@ class Serializer:
         self._begin, self._end, self._padding = map(records.varint, ids)
 
     def __call__(self, chunk: list[_Texts]) -> bytes:
-        return b"".join([records.framed(self._record(first, second, label)) for first, second, label in chunk])
+        if self._pieces is None:
+            self._pieces = Memo(lambda chunk: records.varints(self.tokenizer.split_chunk(chunk)))
+            self._pieces.update({word: records.varint(index) for word, index in self.tokenizer.plain_words()})
+        pieces, framed = self._pieces.__getitem__, records.framed
+        # The varints of a text's ids are put together from those of its chunks: no id is looked at one by one.
+        return b"".join(
+            [
+                framed(
+                    self._record(
+                        b"".join(map(pieces, chunks(first))),
+                        b"".join(map(pieces, chunks(second))) if second else b"",
+                        label,
+                    )
+                )
+                for first, second, label in chunk
+            ]
+        )
 
-    def _record(self, text_a: str, text_b: str | None, label: int | float) -> bytes:
-        first, second = self._varints(text_a), self._varints(text_b) if text_b else b""
-        size_a, size_b = _count(first), _count(second)
+    def _record(self, first: bytes, second: bytes, label: int | float) -> bytes:
+        size_a, size_b = _count(first), _count(second) if second else 0
         if size_a + size_b > self.max_seq_length - SPECIAL_TOKENS:
             first, second = self._cut(first, second)
             size_a, size_b = _count(first), _count(second)
@@ -109,19 +124,20 @@ class Serializer:
             size_b += 1
             second += self._end
         used = size_a + 2 + size_b
-        ids = b"".join((self._begin, first, self._end, second, self._padding * (self.max_seq_length - used)))
-        masks = self._masks.get((used, size_b))
-        if masks is None:
-            masks = self._masks[used, size_b] = self._made_masks(used, size_b)
         named = records.score("label_ids", label) if isinstance(label, float) else records.number("label_ids", label)
-        return records.example(records.entry_head("input_ids", len(ids)), ids, masks, named)
+        tail = self._tails.get((used, size_b)) or self._made_tail(used, size_b)
+        ids = len(self._begin) + len(first) + len(self._end) + len(second)
+        entry = records.entry_head("input_ids", ids + len(self._padding) * (self.max_seq_length - used))
+        head = records.example_head(len(entry) + ids + len(tail) + len(named))
+        return b"".join((head, entry, self._begin, first, self._end, second, tail, named))
 
-    def _varints(self, text: str) -> bytes:
-        """The varints of a text's ids, put together from those of its chunks: no id is looked at one by one."""
-        if self._pieces is None:
-            self._pieces = Memo(lambda chunk: records.varints(self.tokenizer.split_chunk(chunk)))
-            self._pieces.update({word: records.varint(index) for word, index in self.tokenizer.plain_words()})
-        return b"".join(map(self._pieces.__getitem__, chunks(text)))
+    def _made_tail(self, used: int, size_b: int) -> bytes:
+        """What depends on lengths alone, of which there are at most some thousand: padding, mask and segments."""
+        room = self.max_seq_length - used
+        mask, segments = b"\1" * used + b"\0" * room, b"\0" * (used - size_b) + b"\1" * size_b + b"\0" * room
+        made = self._padding * room + records.entry("input_mask", mask) + records.entry("segment_ids", segments)
+        self._tails[used, size_b] = made
+        return made
 
     def _cut(self, first: bytes, second: bytes) -> tuple[bytes, bytes]:
         """Texts that are too long, cut as the original cuts them; of an empty second text it makes a single one."""
@@ -130,12 +146,6 @@ class Serializer:
         room = self.max_seq_length - SPECIAL_TOKENS
         keep_a, keep_b = kept(*sizes, room=room) if second else (min(sizes[0], room + 1), 0)
         return b"".join(ones[0][:keep_a]), b"".join(ones[1][:keep_b])
-
-    def _made_masks(self, used: int, size_b: int) -> bytes:
-        """The entries that depend on lengths alone; there are at most some thousand of them."""
-        zeros = b"\0" * (self.max_seq_length - used)
-        mask, segments = b"\1" * used + zeros, b"\0" * (used - size_b) + b"\1" * size_b + zeros
-        return records.entry("input_mask", mask) + records.entry("segment_ids", segments)
 
 
 def _count(ids: bytes) -> int:

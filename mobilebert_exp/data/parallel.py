@@ -30,6 +30,7 @@ from mobilebert_exp.errors import UserError, WorkerError
 _INLINE_CHUNKS = 12  # fewer are done before the first worker has started
 _MOST_WORKERS = 16  # unless asked: one process reads the data and writes the records, and feeds no more
 _CHUNKS_A_WORKER = 2  # one in its hands and one waiting: enough to keep it busy, and all that is in memory
+_PIPE_BYTES = 2**20  # a chunk, and most of a result: a worker then hands it over at once, and waits for nobody
 _SERVE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from mobilebert_exp.data import parallel as p; p.serve()"
 )
@@ -135,6 +136,7 @@ class _Worker:
                 [sys.executable, "-c", _SERVE, json.dumps(sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                pipesize=_PIPE_BYTES,
                 start_new_session=True,  # a terminal's Ctrl-C is for the command, which ends its workers
             )
         except OSError as error:

@@ -88,11 +88,12 @@ def _checksum(content: bytes) -> bytes:
 def example(*entries: bytes) -> bytes:
     """A serialised Example of entries that `entry` made; several may be joined before."""
     content = b"".join(entries)
-    return _example_head(len(content)) + content
+    return example_head(len(content)) + content
 
 
 @functools.lru_cache(maxsize=2**16)
-def _example_head(size: int) -> bytes:
+def example_head(size: int) -> bytes:
+    """What stands in an Example before so many bytes of entries."""
     return _FIRST + varint(size)
 
 

@@ -91,14 +91,15 @@ class Memo(dict[str, _T]):
 
 def chunks(text: str) -> list[str]:
     """What stands between blanks, tabs and line ends."""
-    if text.isascii() and text.isprintable():  # then blanks are all that `split` can find, and it is the quickest
+    if text.isprintable():  # then blanks are all that `split` can find, and it is the quickest
         return text.split()
     return _CHUNK.findall(text)
 
 
 def _chunk_words(chunk: str, lower_case: bool) -> Sequence[str]:
     if chunk.isascii() and chunk.isprintable():
-        return _ASCII_WORD.findall(chunk.lower() if lower_case else chunk)
+        word = chunk.lower() if lower_case else chunk
+        return (word,) if word.isalnum() else _ASCII_WORD.findall(word)
     text = chunk.translate(_CLEAN)
     if lower_case:
         text = unicodedata.normalize("NFD", text.lower()).translate(_PUNCTUATION_AND_ACCENTS)
@@ -202,6 +203,8 @@ class Tokenizer:
     def split_chunk(self, chunk: str) -> tuple[int, ...]:
         """Ids of the tokens of one chunk; for those who remember chunks themselves."""
         words = _chunk_words(chunk, self.lower_case)
+        if len(words) == 1:
+            return self._word_ids[words[0]]
         return tuple(itertools.chain.from_iterable(map(self._word_ids.__getitem__, words)))
 
     @functools.cached_property
