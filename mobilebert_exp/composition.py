@@ -100,7 +100,7 @@ def prepare(arguments: Sequence[str], *, verbs: Collection[str]) -> tuple[str, l
 
 
 def _check_verb(word: str, verbs: Collection[str]) -> None:
-    """Raises ConfigError for a word that stands where verbs do, and is much like one, or is a mode, which is a setting."""
+    """Raises ConfigError for a word in the place of a verb that resembles one, or a mode, which is a setting."""
     modes = {mode.name: f"mode={mode.name}" for mode in Mode}
     known = {*(field.name for field in fields(ExperimentConfig)), *ADDED_GROUPS} - modes.keys()
     if not word.replace("-", "_").isidentifier() or word.startswith("-") or word in known:
