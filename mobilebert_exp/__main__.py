@@ -44,7 +44,7 @@ def main() -> int:
     try:
         if sys.argv[1:] and sys.argv[1] in verbs.NAMES:
             return verbs.run(sys.argv[1], sys.argv[2:])
-        conf, sys.argv[1:] = composition.prepare(sys.argv[1:])
+        conf, sys.argv[1:] = composition.prepare(sys.argv[1:], verbs=verbs.NAMES)
         hydra.main(version_base="1.3", config_path=conf, config_name="config")(partial(application, mistakes))()
     except (RunStopped, KeyboardInterrupt) as stop:
         return getattr(stop, "exit_code", 130)

@@ -12,7 +12,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
@@ -35,7 +35,7 @@ from omegaconf.errors import (
 
 from mobilebert_exp import groups, original_json
 from mobilebert_exp.checks import KINDS
-from mobilebert_exp.config import ExperimentConfig
+from mobilebert_exp.config import ExperimentConfig, Mode
 from mobilebert_exp.errors import ConfigError, OutputError, UserError
 from mobilebert_exp.groups import ADDED_GROUPS, DEFAULT_GROUPS, FROM_JSON, SCHEMA, register, shipped
 from mobilebert_exp.spelling import nearest, nearest_key
@@ -75,23 +75,38 @@ def typed(config: DictConfig) -> ExperimentConfig:
     return found
 
 
-def prepare(arguments: Sequence[str]) -> tuple[str, list[str]]:
+def prepare(arguments: Sequence[str], *, verbs: Collection[str]) -> tuple[str, list[str]]:
     """Makes ready for `hydra.main`; returns its `config_path`, and the arguments with `model.from_json` spelled out.
 
     Without any, they are those of the starter experiment.
 
+    Args:
+      verbs: what else a command may begin with.
+
     Raises:
-      ConfigError: a flag that Hydra does not know, most often a key that was written as one; an unusable JSON file.
+      ConfigError: a misspelt verb; a flag that Hydra does not know, most often a key that was written as one; an
+        unusable JSON file.
       SystemExit: help was asked for and shown. Hydra shows the same, but takes a second to list groups for it.
     """
     if not arguments:
         arguments = [STARTER]
         print(f"no arguments: running the starter experiment, mobilebert_exp {STARTER}", file=sys.stderr)
     register()
+    _check_verb(arguments[0], verbs)
     if _parsed(arguments).help:
         print(OmegaConf.load(shipped("conf") / "config.yaml").hydra.help.template)
         raise SystemExit(0)
     return str(shipped("conf")), _spelled_out(arguments)
+
+
+def _check_verb(word: str, verbs: Collection[str]) -> None:
+    """Raises ConfigError for a word in the place of a verb that resembles one, or a mode, which is a setting."""
+    modes = {mode.name: f"mode={mode.name}" for mode in Mode}
+    known = {*(field.name for field in fields(ExperimentConfig)), *ADDED_GROUPS} - modes.keys()
+    if not word.replace("-", "_").isidentifier() or word.startswith("-") or word in known:
+        return
+    if meant := nearest(word, [*verbs, *modes]):
+        raise ConfigError(f"{word} is neither a verb nor a setting; did you mean {modes.get(meant, meant)}?")
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:

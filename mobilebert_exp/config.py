@@ -223,7 +223,7 @@ class TrackingConfig:
     Attributes:
       uri: an MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else the SQLite store `<output_dir>/mlflow.db`.
       experiment: the MLflow experiment; null takes the task's name.
-      run_name: null takes `<task>-<model>-seed<seed>`.
+      run_name: null takes `<task>-<model>-seed<seed>`, after `<mode>-` where the mode is not train.
       log_checkpoints: which checkpoint of a finished run is logged, for `init.checkpoint=mlflow:RUN_ID` elsewhere.
     """
 

@@ -18,7 +18,6 @@ from mobilebert_exp.modeling.checkpoints.account import as_yaml
 from mobilebert_exp.storage import archive
 from mobilebert_exp.tasks.base import Deployable, Task
 from mobilebert_exp.tracking import states, store, weights
-from mobilebert_exp.tracking.base import RunState
 
 log = logging.getLogger(__name__)
 FILES = (Mode.evaluate, Mode.benchmark)  # modes that read exported files
@@ -43,17 +42,27 @@ def with_weights(config: ExperimentConfig, task: Task, *, uri: str | None) -> Ex
       ConfigError: `export.max_drop` has nothing to compare with.
     """
     config = fitting.with_weights(_with_file(config, task, uri), task, uri=uri)
-    if config.mode is Mode.export and config.init.checkpoint is not None:
+    if config.mode in fitting.WHOLE and config.init.checkpoint is not None:
         assert config.cache_dir is not None, "resolved by the experiment"
-        _check_finished(config.init.checkpoint, cache_dir=config.cache_dir)
+        found = sources.checkpoint(config.init.checkpoint, cache_dir=config.cache_dir)
+        if config.mode is Mode.export:
+            _check_finished(config.init.checkpoint, found)
+        if far := states.how_far(found):
+            log.warning(
+                "init.checkpoint=%s is of a run that did not finish (%s); let it finish before you compare figures",
+                *(config.init.checkpoint, far),
+            )
     return config
 
 
-def _check_finished(place: str, *, cache_dir: str) -> None:
-    """A run that did not finish has no model yet; one of its checkpoints is what somebody may still want."""
-    run_dir, wanted = location.parts(sources.checkpoint(place, cache_dir=cache_dir))
-    state = states.state_of(run_dir) if (run_dir / location.FOLDER).is_dir() else ""
-    if wanted or state in ("", RunState.FINISHED.name):
+def _check_finished(place: str, found: str) -> None:
+    """A run that did not finish has no model yet; one of its checkpoints is what somebody may still want.
+
+    `found` is the place on this machine.
+    """
+    run_dir, wanted = location.parts(found)
+    state = states.unfinished(run_dir)
+    if wanted or not state:
         return
     folders = {location.BEST: run_dir / location.FOLDER / location.BEST, location.LAST: run_dir / location.FOLDER}
     run = run_dir if archive.is_archive(place) else place.rstrip("/")

@@ -270,7 +270,6 @@ class _Run:
     def _open(self) -> None:
         config = self._config
         known = provenance.provenance(Path(__file__).resolve().parent.parent)
-        name = config.tracking.run_name or f"{config.task.name}-{config.model.name}-seed{config.seed}"
         digests = {f"data.{key}": value for key, value in self._digests.items()}
         own = {
             "identity": self._identity,
@@ -282,7 +281,7 @@ class _Run:
         }
         info = RunInfo(
             experiment=config.tracking.experiment or config.task.name,
-            name=name,
+            name=config.tracking.run_name or identity.name(config),
             run_dir=self._run_dir,
             parent_run_id=self._parent_run_id(),
             tags={**known.tags, **digests, **own, **config.tracking.tags},

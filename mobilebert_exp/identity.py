@@ -1,4 +1,7 @@
-"""What makes two runs the same experiment: their settings, but for those that change no result, and what they read."""
+"""What makes two runs the same experiment: their settings, but for those that change no result, and what they read.
+
+And what people call them.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,12 @@ def of(config: ExperimentConfig, digests: Mapping[str, str]) -> str:
     """The identity of a run of `config` that reads what `digests` tells."""
     settings = {key: value for key, value in leaves(config).items() if not key.startswith(NOT_IDENTITY)}
     return states.identity(settings, digests=digests, code=provenance.code_digest())
+
+
+def name(config: ExperimentConfig) -> str:
+    """What people call a run; where it does not train, its mode comes first: lists of runs cut names off at the end."""
+    mode = "" if config.mode is Mode.train else f"{config.mode.name}-"
+    return f"{mode}{config.task.name}-{config.model.name}-seed{config.seed}"
 
 
 def digests(config: ExperimentConfig, task: Task) -> dict[str, str]:

@@ -16,10 +16,11 @@ from mobilebert_exp.tracking import states, weights
 
 # The run that has the weights, the one that wrote the file, the one of the teacher.
 SOURCE_TAG, EXPORT_TAG, TEACHER_TAG = cards.SOURCE_RUN, "export_run_id", "teacher_run_id"
+SOURCE_STATE_TAG = "source_run_state"  # how far the run of the weights came, where it did not finish
 
 
 def tags(asked: ExperimentConfig, found: ExperimentConfig) -> dict[str, str]:
-    """Ids by tag, as far as they are known.
+    """Ids by tag, as far as they are known; and what of the run of the weights is unfinished, where none are trained.
 
     Args:
       asked: as the user has it, `mlflow:RUN_ID` included.
@@ -39,9 +40,11 @@ def tags(asked: ExperimentConfig, found: ExperimentConfig) -> dict[str, str]:
             place = sources.checkpoint(place, cache_dir=found.cache_dir)
         if source_id := weights.run_id_in(asked.init.checkpoint) or _run_id_of(place):
             ids[SOURCE_TAG] = source_id
+        if found.mode is not Mode.train:
+            ids[SOURCE_STATE_TAG] = states.how_far(place)
     if teacher := getattr(asked.task, "teacher_checkpoint", None):
         ids[TEACHER_TAG] = _run_id_of(teacher)
-    return {tag: run_id for tag, run_id in ids.items() if run_id}
+    return {tag: value for tag, value in ids.items() if value}
 
 
 def _run_id_of(place: str) -> str:

@@ -14,9 +14,10 @@ FOLDER = "checkpoints"  # of a run
 BEST, LAST = "best", "last"
 FOLDERS_BY = ("saved_model.pb", "*.safetensors", "pytorch_model*.bin")  # whose folder is a checkpoint of other code
 FILES_BY = (".index", ".safetensors", ".bin", ".index.json")  # which are one by themselves
-MODEL_FILE = "model.json"  # of a run: the architecture of its weights, what their head answers, whose words they know
+MODEL_FILE = "model.json"  # of a run: the architecture of its weights, and under the next three keys what else they are
 SETTINGS_FILE = "provenance/config.json"  # of a run: the leaves of its resolved configuration
 HEAD, VOCABULARY = "head", "vocabulary"  # the latter is the digest of a task's vocabulary
+STEPS = "total_steps"  # that the run was to take
 STATE_FILE = "state.json"  # of a run: whether it ended, and how
 RESULT_FILE = "result.json"  # of a run that ended: its figures
 EXPORTS, EXPORTS_FILE = "exports", "exports.json"  # of a run: files for devices and servers, and what is in them
@@ -37,12 +38,17 @@ def parts(location: str) -> tuple[Path, str]:
     return (path.parent, path.name) if path.name in (BEST, LAST) else (path, "")
 
 
+def folders(location: str) -> list[Path]:
+    """Where a run's checkpoint may lie: the best one, else the newest; or the one that is wanted."""
+    path, wanted = parts(location)
+    best, last = path / FOLDER / BEST, path / FOLDER
+    return {"": [best, last], BEST: [best], LAST: [last]}[wanted]
+
+
 def check(location: str) -> None:
     """Raises CheckpointError where there is neither a run with such a checkpoint nor any other checkpoint."""
-    path, wanted = parts(location)
-    places = {"": [path / FOLDER / BEST, path / FOLDER], BEST: [path / FOLDER / BEST], LAST: [path / FOLDER]}[wanted]
     named = Path(location).expanduser()
-    files = [index_of(prefix_of(named)), *(file for at in places for file in at.glob("*.index"))]
+    files = [index_of(prefix_of(named)), *(file for at in folders(location) for file in at.glob("*.index"))]
     files += [file for pattern in ("*.index", *FOLDERS_BY) for file in named.glob(pattern)]
     if not any(file.is_file() for file in (*files, *([named] if named.name.endswith(FILES_BY) else []))):
         raise missing(location)

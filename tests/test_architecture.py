@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[str, set[str]]] = {
     "deployment": (GROUND, set()),
     "errors": (GROUND, set()),
     "files": (GROUND, set()),
+    "layout": (GROUND, set()),
     "location": (GROUND, set()),
     "manifest": (GROUND, set()),
     "metrics": (GROUND, set()),

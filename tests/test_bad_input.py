@@ -195,6 +195,28 @@ COMPOSITION = {
 }
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    {
+        "docter": "doctor",
+        "convrt SRC DST --to tf1": "convert",
+        "translat -- python3 run_squad.py --do_train": "translate",
+        "create-pretraining-data --input_file=x": "create_pretraining_data",
+        "evalute init.checkpoint=x": "mode=evaluate",
+        "train": "mode=train",
+        "export": "mode=export",  # a section of settings, too
+    }.items(),
+)
+def test_a_word_that_is_almost_a_verb(typed: str, meant: str) -> None:
+    first, _, _ = typed.partition(" ")
+    _is_refused(here(*typed.split(" ")), f"{first} is neither a verb nor a setting; did you mean {meant}?")
+
+
+@pytest.mark.parametrize("typed", ["preset", "sweep", "task", "trainer", "resume", "colour"])
+def test_a_word_that_is_a_setting_or_like_no_verb(typed: str) -> None:
+    _is_refused(here(typed), f"{typed} has no value; write {typed}=VALUE")
+
+
 @pytest.mark.parametrize("typed", COMPOSITION)
 def test_what_cannot_be_composed(typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(experiment, "run")  # nothing of this may get so far

@@ -88,7 +88,11 @@ def test_a_folder_of_files_is_measured_and_compared(exports: Path, tmp_path: Pat
     assert (tmp_path / "run" / "benchmark", "") in tracker.artifacts
     assert tracker.series("benchmark/model_float/threads_2/p90_ms")
     assert tracker.recorded_params["machine.cpu"] == record["machine"]["cpu"]
-    assert "81.50" in outcome.text and outcome.text + "\n" == (tmp_path / "run/benchmark/table.txt").read_text()
+    whole = (tmp_path / "run/benchmark/table.txt").read_text()
+    assert "81.50" in outcome.text and "81.50" in whole and "own MiB" in whole and "no room" not in whole
+    assert outcome.text.endswith(f"\nevery column is in {tmp_path}/run/benchmark/table.txt")
+    assert max(map(len, outcome.text.splitlines()[:-1])) <= 80
+    assert set(whole.split("\n\n")[1].split()) <= set(outcome.text.split()), "no remark is lost in folding"
     assert set(outcome.metrics) == {"model_float_p50_ms", "model_dynamic_p50_ms"}
     _check_png((tmp_path / "run" / "benchmark" / "pareto.png").read_bytes())
 
@@ -238,11 +242,30 @@ def test_the_front_is_what_no_other_surpasses() -> None:
         _point("unknown, small and quick", 22, 4.0, None),
     ]
     assert pareto.front(points) == {"best", "small", "same", "unknown, small and quick"}
-    table = pareto.table(points, metric="f1").splitlines()
-    assert len(table) == 1 + 2 * len(points)
-    assert {line.split("  ")[0] for line in table if line.endswith("*")} == pareto.front(points)
+    table = pareto.table(points, metric="f1", width=200).splitlines()
+    assert len(table) == 3 + 2 * len(points), "a title, the header and a rule"
+    assert {line.split("  ")[0] for line in table[1:] if line.endswith("*")} == pareto.front(points)
     _check_png(pareto.plot(points, metric="f1"))
     _check_png(pareto.plot([_point("one", 3, 1.0, None)], metric="f1"))
+
+
+@pytest.mark.parametrize("width", [56, 80, 120])
+def test_a_table_fits_the_terminal_and_names_what_is_left_out(width: int) -> None:
+    points = [_point("model_int8_strict", 25_300_000, 1234.5, 90.25), _point("saved_model", 98_000_000, 56.78, None)]
+    lines = pareto.table(points, metric="matched_accuracy", width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for shown in ("model_int8_strict", "1234.50", "saved_model", "56.78", "*"):
+        assert shown in text
+    left_out = [line for line in lines if line.startswith("no room for ")]
+    assert (
+        left_out
+        == {
+            56: ["no room for MB, p90 ms, p99 ms, peak MiB, own MiB"],
+            80: ["no room for p90 ms, own MiB"],
+            120: [],
+        }[width]
+    )
 
 
 def test_figures_of_a_file_that_was_written_anew_are_not_its_own(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_every_format_of_a_run(bench: Bench) -> None:
     before = peak_memory.peak_bytes()
     run = bench.succeeds(*asked, f"init.checkpoint={bench.folder}/trained", to="all")
     assert result(run)["peak_memory_bytes"] >= before, "the run's, not its last format's"
+    assert "Assets written" not in (run / "mobilebert_exp.log").read_text(), "under names that are gone"
     record = json.loads((run / "exports/exports.json").read_text())
     assert sorted(path.name for path in (run / "exports").iterdir()) == sorted([*FILES.values(), "exports.json"])
     assert {name: each["file"] for name, each in record["files"].items()} == FILES

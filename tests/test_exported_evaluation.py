@@ -98,6 +98,17 @@ def test_other_peoples_files_may_be_measured(bench: Bench, tmp_path: Path) -> No
     bench.succeeds(*asked, f"export.path={foreign}", to="foreign")
 
 
+def test_a_folder_of_files_is_told_with_their_names(bench: Bench) -> None:
+    names = sorted(path.name for path in (bench.folder / "export/exports").iterdir() if path.suffix != ".json")
+    for folder in ("export", "export/exports"):
+        said = bench.refuses("mode=evaluate", f"export.path={bench.folder}/{folder}", to="never")
+        assert said == (
+            f"{bench.folder}/{folder} is no SavedModel of mode=export, but a folder of models; name one: "
+            f"{bench.folder}/export/exports/{names[0]} (or {', '.join(names[1:])})"
+        )
+    assert not (bench.folder / "never").exists()
+
+
 def test_a_table_shows_both_and_a_drop_fails_the_run_with_its_figures(bench: Bench) -> None:
     """The model beside the file always answers the class that the file never does."""
     file = bench.succeeds("mode=export", f"init.checkpoint={_biased(bench, 'never', -1e3)}", to="worse")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import lite_files
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from mobilebert_exp.errors import ExportError
-from mobilebert_exp.lite.interpreter import LiteModel
+from mobilebert_exp.lite.interpreter import LiteModel, without_notes
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(lite_files.INPUTS)))
@@ -114,3 +116,33 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_another_name_will_do_where_there_is_one_signature(tmp_path: Path) -> None:
     path = lite_files.put(tmp_path / "m.tflite", lite_files.span(signature="answer"))
     assert LiteModel(path).output_names == ["end_logits", "start_logits"]
+
+
+NOTED = """
+import contextlib, os, sys
+sys.path[:] = {path!r}
+from mobilebert_exp.lite.interpreter import LiteModel, without_notes
+with {within}:
+    LiteModel({file!r})
+    os.write(2, b"ours\\nand INFO: within a line\\n")
+os.write(2, b"INFO: afterwards\\n")
+"""
+
+
+@pytest.mark.parametrize(("within", "is_noted"), [("without_notes()", False), ("contextlib.nullcontext()", True)])
+def test_notes_of_the_interpreter_do_not_reach_the_terminal_and_all_else_does(
+    within: str, is_noted: bool, tmp_path: Path
+) -> None:
+    """It says each of them once a process."""
+    file = lite_files.put(tmp_path / "m.tflite", lite_files.span())
+    code = NOTED.format(path=sys.path, within=within, file=str(file))
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert ("XNNPACK" in said) is is_noted
+    assert said.endswith("ours\nand INFO: within a line\nINFO: afterwards\n")
+
+
+def test_an_error_amid_notes_is_raised_and_what_was_said_before_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ExportError, match="is not there"), without_notes():
+        print("ours", file=sys.__stderr__, flush=True)
+        LiteModel("/nowhere.tflite")
+    assert capfd.readouterr().err == "ours\n"

@@ -163,7 +163,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, caplog: pytest.LogC
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Path]:
     """A run's folder: best after step 3, newest after steps 4 and 5."""
-    native.write_model(tmp_path, toy.model(), head="toy: a span", vocabulary="")
+    native.write_model(tmp_path, toy.model(), head="toy: a span", vocabulary="", total_steps=8)
     series(tmp_path / native.FOLDER / native.BEST, 3)
     series(tmp_path / native.FOLDER, 4, 5)
     yield tmp_path

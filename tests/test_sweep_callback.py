@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,15 @@ def test_a_plan_of_many_has_no_table(tmp_path: Path) -> None:
 class Sweep:
     """The callback, told by hand what Hydra would tell it, with a tracker in memory."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        typed: Sequence[str] = ("seed=0,1",),
+        searched: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder, self.typed, self.searched = folder, list(typed), searched
         self.tracker = FakeTracker(id="parent")
         monkeypatch.setattr(module, "_tracker", lambda config, *, env_uri: (self.tracker, "http://me:secret@host"))
         self.callback = SweepCallback()
@@ -168,8 +176,8 @@ class Sweep:
                 "hydra": {
                     "sweep": {"dir": str(self.folder / "sweep")},
                     "output_subdir": ".hydra",
-                    "overrides": {"task": ["seed=0,1"]},
-                    "sweeper": {"params": {"seed": "0,1"}},
+                    "overrides": {"task": self.typed},
+                    "sweeper": {"params": self.searched},
                     "runtime": {"output_dir": str(job)},
                 },
             }
@@ -216,6 +224,24 @@ def test_a_sweep_is_finished_when_all_its_jobs_are(sweep: Sweep) -> None:
     assert tracker.series("jobs_finished") == [(0, 2.0)] and tracker.series("f1_mean") == [(0, 80.0)]
     with (sweep.folder / "sweep" / "sweep.csv").open(newline="") as file:
         assert [row["job"] for row in csv.DictReader(file)] == ["9", "10"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "searched", "told"),
+    [
+        (["seed=0,1", "lr=1e-3,2e-3", "mode=train"], None, "seed=0,1 lr=1e-3,2e-3"),  # -m
+        (["+sweep=seeds", "lr=1e-3"], {"seed": "0,1"}, "seed=0,1"),
+        (["+sweep=seeds", "lr=1e-3,2e-3"], {"seed": "0,1"}, "seed=0,1 lr=1e-3,2e-3"),
+        (["seed=range(3)", "+tag=choice(a,b)", "name='a,b'"], None, "seed=range(3) +tag=choice(a,b)"),
+        (["seed=1"], None, None),
+    ],
+)
+def test_the_search_space_is_a_tag_wherever_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], searched: dict[str, str] | None, told: str | None
+) -> None:
+    sweep = Sweep(tmp_path, monkeypatch, typed=typed, searched=searched)
+    assert sweep.tracker.run is not None and sweep.tracker.run.tags.get("sweep.params") == told
+    sweep.callback._finish(complete=False)
 
 
 @pytest.mark.parametrize(

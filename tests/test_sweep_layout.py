@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilebert_exp.sweeping import layout, table
-from mobilebert_exp.sweeping.layout import Column
+from mobilebert_exp import layout
+from mobilebert_exp.layout import Column
+from mobilebert_exp.sweeping import table
 from mobilebert_exp.sweeping.report import shown
 
 RATES, BATCHES = ("1e-3", "3e-4"), ("16", "32")
@@ -51,7 +52,7 @@ def test_eighty_columns_hold_two_settings_and_three_metrics_in_a_line_a_job() ->
         "job  rate       size        f1   match       f1           f1    loss  seconds",
         "─" * 77,
         *(
-            f"{number}    {rate}       {batch}       80.12   70.46     91.5         80.2  0.1235    146.2"
+            f"{number}    {rate}       {batch}       80.12   70.46    91.50        80.20  0.1235    146.2"
             for number, (rate, batch) in enumerate((r, b) for r in RATES for b in BATCHES for _ in "01")
         ),
         "no room for run_id",
@@ -68,7 +69,30 @@ def test_nothing_is_wider_than_the_terminal(width: int, failed: int) -> None:
         assert text.count(setting) >= 6, "in each job's row, and in each group's"
     assert ("job 3 FAILED: DataError" in " ".join(text.split())) is (failed >= 0)
     assert ("FINISHED  8" in text) is (failed >= 0 and width > 40), "the state, where it is not the same everywhere"
-    assert "80.12 ± 0" in text, "over the seeds"
+    assert "80.12 ± 0.00" in text, "over the seeds"
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ([91.5, 80.123, 7.0], ["91.50", "80.12", "7.00"]),
+        ([100.0, 97.8125], ["100.00", "97.81"]),
+        ([4.7412, 5.0], ["4.741", "5.000"]),
+        ([0.5, 0.01234], ["0.5000", "0.0123"]),
+        ([500.0, 1200.0], ["500", "1200"]),
+        ([146.21, 80.0], ["146.2", "80.0"]),
+        ([1234.56, 80.4], ["1235", "80"]),
+        ([5e-5, 2.5e-6], ["5.000e-05", "2.500e-06"]),
+        ([-0.25, float("nan"), float("inf")], ["-0.2500", "", "inf"]),
+        ([0.0, 0.0], ["0", "0"]),
+    ],
+)
+def test_a_column_has_one_number_of_decimals(values: list[float], cells: list[str]) -> None:
+    own = {"overrides": [], "run_id": ""}
+    metrics = [{"f1": value, "other": 1.5} for value in values]
+    results = [{**each, **own, "metrics": found} for each, found in zip(_results(), metrics, strict=False)]
+    rows = _shown(results, 80)[-len(values) :]
+    assert [row.split()[1] for row in rows] == [cell or "1.500" for cell in cells], "the next one, where there is none"
 
 
 def test_a_terminal_too_narrow_for_a_table_has_blocks() -> None:

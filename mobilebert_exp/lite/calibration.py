@@ -9,6 +9,7 @@ import numpy as np
 
 from mobilebert_exp.lite import flatbuffer, precision
 from mobilebert_exp.lite.graph import Graph
+from mobilebert_exp.lite.interpreter import without_notes
 from mobilebert_exp.lite.precision import Plan, Precision
 from mobilebert_exp.lite.scales import Scale, of_range
 
@@ -57,6 +58,7 @@ def _interpreter(graph: Graph, names: set[str], *, length: int, threads: int) ->
     plan = precision.planned(graph, precision.FLOAT, scale_of=lambda name: of_range(-1, 1))
     results = {operation.output.name: operation.output for operation in plan.operations}
     shown = Plan(plan.inputs, plan.operations, {name: results[name] for name in sorted(names)})
-    interpreter = Interpreter(model_content=flatbuffer.written(shown, length=length), num_threads=threads)
-    interpreter.allocate_tensors()
+    with without_notes():
+        interpreter = Interpreter(model_content=flatbuffer.written(shown, length=length), num_threads=threads)
+        interpreter.allocate_tensors()
     return interpreter

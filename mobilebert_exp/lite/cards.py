@@ -45,8 +45,20 @@ def card_of(path: Path) -> Card:
       ExportError: it is not there, torn, or was not exported here.
     """
     if path.is_dir() and not (path / BESIDE).is_file():
-        raise ExportError(f"{path} is no SavedModel of mode=export, it lacks {BESIDE}; name one, or a .tflite")
+        raise ExportError(f"{path} is no SavedModel of mode=export, {_inside(path)}")
     return metadata.read(path / BESIDE if path.is_dir() else path)
+
+
+def _inside(folder: Path) -> str:
+    """What a folder is where it is no model with a card, and the remedy."""
+    try:
+        first, *others = models_at(folder)
+    except ExportError:
+        first, others = folder, []
+    if first == folder:
+        return f"it lacks {BESIDE}; name one, or a .tflite"
+    more = f" (or {', '.join(each.name for each in others)})" if others else ""
+    return f"but a folder of models; name one: {first}{more}"
 
 
 def put_beside(card: Card, folder: Path) -> None:

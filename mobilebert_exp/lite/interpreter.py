@@ -5,8 +5,11 @@ Shapes: B rows, L tokens of a row, which the interpreter is given one at a time.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
 DELEGATE = "DELEGATE"  # what the interpreter calls a part of the graph that it has handed to XNNPACK
+_NOTE = b"INFO: "  # how a note of LiteRT's begins
 # What LiteRT says of an op that it does not have: of a custom one, of a version of a built-in one, of TensorFlow's own.
 _MISSING = (
     re.compile(r"unresolved custom op: (\w+)"),
@@ -41,6 +45,27 @@ class Delegation:
     partitions: int
     delegated: int
     left: Mapping[str, int]
+
+
+@contextlib.contextmanager
+def without_notes() -> Iterator[None]:
+    """Keeps LiteRT's notes off the terminal while an interpreter is made: it has no setting for them in Python.
+
+    Whatever else the process says on its standard error meanwhile is passed on at the end.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # there is none, and nobody to be kept from
+            said, terminal = stack.enter_context(tempfile.TemporaryFile()), os.dup(2)
+            stack.callback(_pass_on, said.fileno(), terminal)
+            os.dup2(said.fileno(), 2)
+        yield
+
+
+def _pass_on(said: int, terminal: int) -> None:
+    os.dup2(terminal, 2)
+    os.lseek(said, 0, os.SEEK_SET)
+    with os.fdopen(said, "rb", closefd=False) as lines, os.fdopen(terminal, "wb") as shown:
+        shown.writelines(line for line in lines if not line.startswith(_NOTE))
 
 
 def load_runtime() -> None:

@@ -7,12 +7,14 @@ import dataclasses
 import logging
 import statistics
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.files import write_bytes, write_json, write_text
@@ -25,6 +27,8 @@ from mobilebert_exp.tasks.base import Split
 
 log = logging.getLogger(__name__)
 FOLDER = "benchmark"
+TABLE_FILE = "table.txt"
+_WHOLE = 1_000  # columns of a terminal in which nothing is left out
 LIVE = "checkpoint"  # what the model of init.checkpoint is called among the files
 
 
@@ -63,17 +67,25 @@ def run(job: Job) -> Outcome:
         "metric": metric,
         "models": [_record(each, point) for each, point in zip(measured, points, strict=True)],
     }
-    text = "\n".join([pareto.table(points, metric=metric), "", *_remarks(about, measured)])
+    remarks = _remarks(about, measured)
     folder.mkdir(exist_ok=True)
     write_json(folder / "benchmark.json", record)
-    write_text(folder / "table.txt", text + "\n")
+    write_text(folder / TABLE_FILE, "\n".join([pareto.table(points, metric=metric, width=_WHOLE), "", *remarks, ""]))
     write_bytes(folder / "pareto.png", pareto.plot(points, metric=metric))
     _tell(job, about, points)
     return Outcome(
         metrics={f"{point.name}_p50_ms": point.latency for point in points},
         paths={FOLDER: str(folder)},
-        text=text,
+        text=_shown(
+            pareto.table(points, metric=metric, width=(width := Console().width)), remarks, folder, width=width
+        ),
     )
+
+
+def _shown(table: str, remarks: Sequence[str], folder: Path, *, width: int) -> str:
+    """What fits the terminal, and where the rest is."""
+    folded = [textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in remarks]
+    return "\n".join([table, "", *folded, f"every column is in {folder / TABLE_FILE}"])
 
 
 def found(path: Path) -> list[Subject]:
@@ -120,6 +132,8 @@ def _live(job: Job, scratch: Path) -> tuple[Subject, str]:
     def outputs(**batch: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(job.task.outputs(module, {"segment_ids": tf.zeros_like(batch["input_ids"]), **batch}))
 
+    for name in ("absl", "tensorflow"):  # where it tells of files that are gone at the end
+        logging.getLogger(name).setLevel(logging.WARNING)
     owner = tf.Module()
     owner.module, owner.outputs = module, outputs  # what a function uses is saved with whoever holds it
     tf.saved_model.save(owner, str(scratch / LIVE), signatures=outputs.get_concrete_function(**specs))

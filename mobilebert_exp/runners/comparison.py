@@ -100,9 +100,10 @@ def _opened(path: Path, config: ExperimentConfig) -> Runnable:
         from mobilebert_exp.runners.served import ServedModel
 
         return ServedModel(path)
-    from mobilebert_exp.lite.interpreter import LiteModel
+    from mobilebert_exp.lite.interpreter import LiteModel, without_notes
 
-    return LiteModel(path, threads=config.hardware.threads or len(os.sched_getaffinity(0)))
+    with without_notes():
+        return LiteModel(path, threads=config.hardware.threads or len(os.sched_getaffinity(0)))
 
 
 def _compare_origin(path: Path, model: Scored) -> None:

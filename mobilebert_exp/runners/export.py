@@ -58,6 +58,8 @@ def run(job: Job) -> Outcome:
       NoSuchFormError: the model has no such form.
       ExportError: it cannot be exported at all, e.g. as it has diverged.
     """
+    for name in ("absl", "tensorflow"):  # where it tells of a SavedModel's files under names that they have for a while
+        logging.getLogger(name).setLevel(logging.WARNING)
     config, folder = job.config, job.run_dir / location.EXPORTS
     rows = calibration.rows(job) if config.is_calibrated else []
     found = initial.read(job, whole=True)

@@ -7,6 +7,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mobilebert_exp import layout
+from mobilebert_exp.layout import Column
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
@@ -56,29 +59,34 @@ def _surpasses(a: Point, b: Point) -> bool:
     return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
 
-def table(points: Sequence[Point], *, metric: str) -> str:
-    """A row a model; `*` marks those that no other surpasses in metric, size and latency (median, most threads)."""
+def table(points: Sequence[Point], *, metric: str, width: int) -> str:
+    """A row a model and number of threads; `*` marks models that no other surpasses (median, most threads).
+
+    In lines of at most `width`: where there is no room for all columns, the last line names those that are left out.
+    """
     best = front(points)
-    heads = ["model", "MB", metric, "threads", "p50 ms", "p90 ms", "p99 ms", "peak MiB", "of the model", ""]
-    rows = [heads]
+    rows = []
     for point in sorted(points, key=lambda each: each.latency):
         for latency in point.latencies:
-            first = latency is point.latencies[0]
-            shown = "" if point.metric is None else f"{point.metric:.2f}"
-            rows.append([
-                *((point.name, f"{point.bytes / 1e6:.2f}", shown) if first else ("", "", "")),
-                *(str(latency.threads), f"{latency.p50:.2f}", f"{latency.p90:.2f}", f"{latency.p99:.2f}"),
-                *((f"{point.peak_bytes / 2**20:,.0f}", f"{point.model_bytes / 2**20:,.0f}") if first else ("", "")),
-                "*" if first and point.name in best else "",
-            ])  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = []
-    for row in rows:
-        cells = [
-            f"{cell:{'>' if at else '<'}{width}}" for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+            of_model = {
+                "model": point.name,
+                "MB": f"{point.bytes / 1e6:.2f}",
+                metric: "" if point.metric is None else f"{point.metric:.2f}",
+                "peak MiB": f"{point.peak_bytes / 2**20:,.0f}",
+                "own MiB": f"{point.model_bytes / 2**20:,.0f}",
+                "best": "*" if point.name in best else "",
+            }
+            of_threads = {"threads": str(latency.threads)}
+            of_threads |= {f"{share} ms": f"{getattr(latency, share):.2f}" for share in ("p50", "p90", "p99")}
+            rows.append(of_threads | (of_model if latency is point.latencies[0] else dict.fromkeys(of_model, "")))
+    ranks = {"model": 0, "MB": 2, metric: 1, "threads": 0, "p50 ms": 0, "p90 ms": 5, "p99 ms": 3, "peak MiB": 4,
+             "own MiB": 6, "best": 0}  # fmt: skip
+    columns = [
+        Column(name=name, cells=[row[name] for row in rows], rank=rank, is_figure=name not in ("model", "best"))
+        for name, rank in ranks.items()
+    ]
+    title = f"*: surpassed by no other in {metric}, MB and p50 ms"
+    return layout.drawn(columns, title=title, width=width)
 
 
 def plot(points: Sequence[Point], *, metric: str) -> bytes:

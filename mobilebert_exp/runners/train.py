@@ -97,7 +97,7 @@ class _Training:
         """Continues from the run's own newest checkpoint, else starts from `init.checkpoint`, else from scratch."""
         job = self._job
         words = job.task.digests([]).get("vocabulary", "")
-        native.write_model(job.run_dir, job.config.model, head=job.task.head, vocabulary=words)
+        native.write_model(job.run_dir, job.config.model, head=job.task.head, vocabulary=words, total_steps=self._total)
         if newest := self._newest.newest():
             native.restore(tf.train.Checkpoint(step=self._step), newest)
         self._saved_step = int(self._step.numpy())

@@ -16,9 +16,11 @@ import atexit
 import importlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -65,7 +67,11 @@ class SweepCallback(Callback):
                 experiment=experiment,
                 name=" ".join(["sweep", *overrides])[:200],
                 run_dir=self._dir,
-                tags={"sweep.overrides": " ".join(overrides), "sweep.dir": str(self._dir), **_searched(config)},
+                tags={
+                    "sweep.overrides": " ".join(overrides),
+                    "sweep.dir": str(self._dir),
+                    **_searched(config, overrides),
+                },
             )
             self._tracker.start(run)
         except UserError as error:  # Hydra turns what a callback raises into a warning, but lets an exit pass
@@ -123,7 +129,12 @@ def _name(config: DictConfig, key: str) -> str:
     return "" if value is None else str(getattr(value, "name", value))
 
 
-def _searched(config: DictConfig) -> dict[str, str]:
-    """The search space a `+sweep=` file gave to Hydra's basic sweeper."""
-    params = OmegaConf.select(config, "hydra.sweeper.params")
-    return {"sweep.params": " ".join(f"{key}={value}" for key, value in params.items())} if params else {}
+def _searched(config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
+    """The search space: what a `+sweep=` file gave to Hydra's basic sweeper, and what the command line did."""
+    given = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    space = {str(key): str(value) for key, value in given.items()}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override():
+            key, _, value = str(override.input_line).partition("=")
+            space[key] = value
+    return {"sweep.params": " ".join(f"{key}={value}" for key, value in space.items())} if space else {}

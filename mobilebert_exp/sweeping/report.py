@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from mobilebert_exp.sweeping import layout, table
-from mobilebert_exp.sweeping.layout import Column
+from mobilebert_exp import layout
+from mobilebert_exp.layout import Column
+from mobilebert_exp.sweeping import table
 from mobilebert_exp.tracking.base import Tracker
 
 TABLE_FILE = "sweep.csv"
@@ -21,6 +22,7 @@ GROUPS_FILE = "sweep_seeds.csv"
 SCORES_FILE = "sweep_scores.csv"
 _FIRST_METRICS = 3  # the others come after the seconds where room is short
 _LAST = 1_000
+_SMALLEST, _PERCENT = 1e-3, 100.0  # below the one figures have an exponent; metrics go up to the other
 
 
 def report(results: list[dict[str, Any]], *, sweep_dir: Path, tracker: Tracker) -> None:
@@ -87,20 +89,32 @@ def _group_columns(groups: pd.DataFrame, names: Mapping[str, str]) -> Iterator[C
     yield Column(name="finished", cells=[f"{done} of {jobs}" for done, jobs in both], rank=1)
     for place, key in enumerate(keys[at + 2 :: 2]):
         name = key.removesuffix("_mean")
-        pairs = zip(groups[key], groups[f"{name}_std"], strict=True)
-        cells = [" ± ".join(filter(None, map(_cell, pair))) for pair in pairs]
+        both = _cells([*groups[key], *groups[f"{name}_std"]])
+        pairs = zip(both[: len(groups)], both[len(groups) :], strict=True)
+        cells = [" ± ".join(filter(None, pair)) for pair in pairs]
         yield Column(name=name, cells=cells, rank=place and place + 1, is_figure=True)
 
 
 def _column(frame: pd.DataFrame, key: str, name: str, *, rank: int = 0) -> Column:
-    cells = [_cell(value) for value in frame[key]]
-    return Column(name=name, cells=cells, rank=rank, is_figure=frame[key].dtype.kind in "fi")
+    return Column(name=name, cells=_cells(list(frame[key])), rank=rank, is_figure=frame[key].dtype.kind in "fi")
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}"
-    return str(value)
+def _cells(values: Sequence[object]) -> list[str]:
+    """The values of a column as texts; figures with one number of decimals, what is no number as nothing."""
+    figures = [value for value in values if isinstance(value, float)]
+    spec = _format([abs(value) for value in figures if math.isfinite(value)])
+    return [("" if math.isnan(v) else f"{v:{spec}}") if isinstance(v, float) else str(v) for v in values]
+
+
+def _format(sizes: Sequence[float]) -> str:
+    """None of whole numbers; else four digits of the largest, and two decimals at least where that is up to 100."""
+    largest = max(sizes, default=0.0)
+    if all(size.is_integer() for size in sizes):
+        return ".0f"
+    if largest < _SMALLEST:
+        return ".3e"
+    digits = 3 - math.floor(math.log10(largest))
+    return f".{max(digits, 2 if largest <= _PERCENT else 0)}f"
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:

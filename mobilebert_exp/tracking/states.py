@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilebert_exp import location
+from mobilebert_exp import location, manifest
 from mobilebert_exp.files import write_json
 from mobilebert_exp.tracking.base import RunState
 
@@ -83,6 +83,29 @@ def run_id_of(run_dir: Path) -> str:
 def state_of(run_dir: Path) -> str:
     """The state of the run in a folder; "" where none is known."""
     return str(_read(run_dir / STATE_FILE).get("state", ""))
+
+
+def unfinished(run_dir: Path) -> str:
+    """The state of a run that has checkpoints and did not finish; "" of any other, and where none is known."""
+    state = state_of(run_dir) if (run_dir / location.FOLDER).is_dir() else ""
+    return "" if state == RunState.FINISHED.name else state
+
+
+def how_far(place: str) -> str:
+    """How far the run of a checkpoint came, if it did not finish: `KILLED at step 250 of 1,000`; "" if it did.
+
+    Args:
+      place: on this machine, as `init.checkpoint` has it.
+    """
+    run_dir, prefix = location.run_of(place), location.prefix_of(Path(place).expanduser())
+    if not (state := unfinished(run_dir)):
+        return ""
+    found = (each for folder in location.folders(place) for each in manifest.committed(folder))
+    named = prefix if manifest.has_one(prefix) else next(found, None)
+    step = manifest.step_of(manifest.file_of(named).name) if named else None
+    total = location.read(run_dir / location.MODEL_FILE).get(location.STEPS)
+    at = "" if step is None else f" at step {step:,}"
+    return f"{state}{at}{f' of {total:,}' if at and isinstance(total, int) else ''}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Checkpoints of our own: TensorFlow object checkpoints in a run's `checkpoints/` (newest) and `checkpoints/best/`.
 
 A manifest commits each (`manifest`); one without is of an earlier version, or what an interrupted save left behind.
-Beside them lies `model.json`, the architecture they belong to, under `head` what their head answers, and under
-`vocabulary` the digest of the words they were trained with.
+Beside them lies `model.json`, the architecture they belong to, under `head` what their head answers, under `vocabulary`
+the digest of the words they were trained with, and under `total_steps` how many steps the run was to take.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mobilebert_exp.files import write_json
 
 log = logging.getLogger(__name__)
 FOLDER, BEST = location.FOLDER, location.BEST
-MODEL_FILE, HEAD, VOCABULARY = location.MODEL_FILE, location.HEAD, location.VOCABULARY
+MODEL_FILE, HEAD, VOCABULARY, STEPS = location.MODEL_FILE, location.HEAD, location.VOCABULARY, location.STEPS
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -74,13 +74,13 @@ class Found:
     sha256: str = ""
 
 
-def write_model(run_dir: Path, model: ModelConfig, *, head: str, vocabulary: str) -> None:
-    """Records architecture, head and vocabulary that the run's checkpoints belong to, whole or not at all.
+def write_model(run_dir: Path, model: ModelConfig, *, head: str, vocabulary: str, total_steps: int) -> None:
+    """Records architecture, head, vocabulary and run that the checkpoints belong to, whole or not at all.
 
     Args:
       vocabulary: its digest; "" where the task has none.
     """
-    write_json(run_dir / MODEL_FILE, {**leaves(model), HEAD: head, VOCABULARY: vocabulary})
+    write_json(run_dir / MODEL_FILE, {**leaves(model), HEAD: head, VOCABULARY: vocabulary, STEPS: total_steps})
 
 
 def located(place: str) -> Found:
@@ -103,9 +103,7 @@ def located(place: str) -> Found:
                 f"init.checkpoint={place} is what an interrupted save left; name the run, which takes a whole one"
             )
         return _earlier(prefix)
-    path, wanted = location.parts(place)
-    folder = path / FOLDER
-    found = newest_whole({"": [folder / BEST, folder], BEST: [folder / BEST], location.LAST: [folder]}[wanted])
+    found = newest_whole(location.folders(place))
     if found is None:
         raise location.missing(place)
     return found

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 HOLDERS = (("model", "encoder", "weights"), ("model", "weights"))  # the objects that hold a model's variables by name
-NOT_OF_MODEL = (location.HEAD, location.VOCABULARY)  # in what a run says of its model
+NOT_OF_MODEL = (location.HEAD, location.VOCABULARY, location.STEPS)  # in what a run says of its model
 MARK = "embeddings.Snorm.Sbeta"  # how TensorFlow spells a name of ours in a key
 
 
