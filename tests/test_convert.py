@@ -18,7 +18,7 @@ import tf1_files
 import toy
 from command_line import Ended, here
 
-from mobilebert_exp import compose, manifest
+from mobilebert_exp import manifest
 from mobilebert_exp.config import Activation, LayerLoop, ModelConfig, leaves
 from mobilebert_exp.errors import CheckpointError
 from mobilebert_exp.modeling.checkpoints import formats, native_weights, prefixes, tf1
@@ -119,12 +119,6 @@ def test_what_other_code_has_no_word_for_is_kept_and_told(tmp_path: Path, caplog
         "model.hugging_face_norms=true, and computes with model.hidden_act=gelu, model.hugging_face_norms=false; "
         "so its outputs will differ from those here, a little or more"
     ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ("opt", "multilingual"))
-def test_a_round_trip_at_full_size_is_bit_equal(name: str, tmp_path: Path) -> None:
-    round_trip(compose([f"model={name}"]).model, tmp_path, "tf1", "tf_models", "huggingface")
 
 
 def test_every_head_goes_along(tmp_path: Path) -> None:
