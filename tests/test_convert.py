@@ -319,7 +319,7 @@ def test_a_folder_called_checkpoints_is_no_run_by_that_alone(tmp_path: Path) -> 
     (tmp_path / "x/model.json").write_text("{}", encoding="utf-8")
     assert formats.recognised(str(tmp_path / "x")) == "native", "an earlier version's, which has no manifest"
     prefix = Path(tf.train.Checkpoint(model=tf.Module()).write(str(tmp_path / "run/checkpoints/ckpt-1")))
-    manifest.commit(prefix, step=1, head="", model=leaves(MODEL))
+    manifest.commit(prefix, step=1, head="", model=leaves(MODEL), vocabulary="")
     assert formats.recognised(str(tmp_path / "run")) == "native"
     with pytest.raises(
         CheckpointError, match=rf"^checkpoint {prefix} holds no weights of this package; give one of a "
