@@ -92,7 +92,7 @@ def _saved(checkpoint: tf.train.Checkpoint, prefix: Path) -> dict[str, Taken]:
         WRITING: _timed(lambda: checkpoint.write(str(prefix))),
         PARTS[1]: _timed(lambda: native.read_back(prefix)),
         PARTS[2]: _timed(sync),
-        PARTS[3]: _timed(lambda: manifest.commit(prefix, step=0, head="", model={})),
+        PARTS[3]: _timed(lambda: manifest.commit(prefix, step=0, head="", model={}, vocabulary="")),
     }
     manifest.remove_others(prefix.parent, keep=[prefix])
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from mobilebert_exp import location, manifest
 from mobilebert_exp.config import ExperimentConfig, FakeQuantization, Mode, leaves
@@ -74,15 +75,11 @@ def with_weights(config: ExperimentConfig, task: Task, *, uri: str | None) -> Ex
 
 
 def _check(place: str, config: ExperimentConfig, task: Task) -> None:
-    """As far as the record of a run of ours tells; of everything else nothing is said."""
+    """As far as the record of a run of ours tells, or a checkpoint of one; of everything else nothing is said."""
     run_dir = location.run_of(place)
-    if not (run_dir / location.FOLDER).is_dir():
+    if not (run_dir / location.FOLDER).is_dir() and not manifest.has_one(Path(place).expanduser()):
         return
-    has_manifests = any(
-        manifest.committed(run_dir / at) for at in (location.FOLDER, f"{location.FOLDER}/{location.BEST}")
-    )
-    file = run_dir / location.MODEL_FILE
-    recorded = location.read(file) if has_manifests else location.record(run_dir)  # a manifest says it again
+    recorded = _recorded(place, run_dir)
     source, is_whole = f"init.checkpoint={place}", config.mode in WHOLE
     if is_whole:  # first, for another task has other words too
         _check_head(recorded, source, config, task)
@@ -92,6 +89,22 @@ def _check(place: str, config: ExperimentConfig, task: Task) -> None:
         _check_vocabulary(recorded, source, config, task, made_by=made_by)
     if is_whole:
         _check_ranges(recorded, source, config)
+
+
+def _recorded(place: str, run_dir: Path) -> Mapping[str, object]:
+    """What a run says of its weights; of checkpoints that came without its record, as MLflow's do, what they say."""
+    named, folder = Path(place).expanduser(), run_dir / location.FOLDER
+    committed = [named] if manifest.has_one(named) else []
+    committed += [*manifest.committed(folder / location.BEST), *manifest.committed(folder)]
+    if not committed:
+        return location.record(run_dir)
+    if found := location.read(run_dir / location.MODEL_FILE):
+        return found
+    try:
+        told = manifest.read(committed[0])
+    except manifest.DamagedError:  # which whoever reads it tells
+        return {}
+    return {**told.model, location.HEAD: told.head, location.VOCABULARY: told.vocabulary}
 
 
 def _check_architecture(

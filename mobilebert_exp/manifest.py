@@ -1,9 +1,10 @@
 """Which checkpoints are whole: those that a manifest, written last, commits.
 
-Beside `ckpt-120.index` and `ckpt-120.data-…` lies `ckpt-120.json`: step, architecture, what the head answers, size and
-crc32c of each file, and a sha256 of all that. Without it the others are what an interrupted save left behind. No
-TensorFlow, because the assembler, the copy in a bucket and the tracker look for checkpoints too. crc32c, because it is
-against accidents and costs a sixth of what sha256 does (`python -m benchmarks.saving`).
+Beside `ckpt-120.index` and `ckpt-120.data-…` lies `ckpt-120.json`: step, architecture, what the head answers, whose
+words the model knows, size and crc32c of each file, and a sha256 of all that. Without it the others are what an
+interrupted save left behind. No TensorFlow, because the assembler, the copy in a bucket and the tracker look for
+checkpoints too. crc32c, because it is against accidents and costs a sixth of what sha256 does
+(`python -m benchmarks.saving`).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Manifest:
       step: training steps done.
       head: what its head answers, as `Task.head`.
       model: the architecture, in the fields of `ModelConfig`.
+      vocabulary: the digest of the words it was trained with; "" where nobody said.
       files: by name.
       sha256: of all the above, and by that of the checkpoint.
     """
@@ -65,6 +67,7 @@ class Manifest:
     step: int
     head: str
     model: Mapping[str, Any]
+    vocabulary: str
     files: Mapping[str, FileSum]
     sha256: str
 
@@ -95,7 +98,7 @@ def checkpoint_of(name: str) -> str:
 def is_sound(file: Path) -> bool:
     """Whether a manifest is as it was written, whatever became of the files that it commits."""
     try:
-        _read(file.with_suffix(""))
+        read(file.with_suffix(""))
     except DamagedError:
         return False
     return True
@@ -118,7 +121,7 @@ def committed(folder: Path) -> list[Path]:
     return [prefix_of(folder, step=step) for step in steps]
 
 
-def commit(prefix: Path, *, step: int, head: str, model: Mapping[str, object]) -> Manifest:
+def commit(prefix: Path, *, step: int, head: str, model: Mapping[str, object], vocabulary: str) -> Manifest:
     """Makes the files of `prefix` a checkpoint: brings them to the disk, sums them up, writes the manifest."""
     files = {path.name: _synced(path) for path in files_of(prefix)}
     record = {
@@ -126,13 +129,16 @@ def commit(prefix: Path, *, step: int, head: str, model: Mapping[str, object]) -
         "step": step,
         "head": head,
         "model": dict(model),
+        "vocabulary": vocabulary,
         "files": {name: {"size": found.size, "crc32c": found.crc32c} for name, found in files.items()},
     }
     _sync_folder(prefix.parent)
     digest = _digest(record)
     write_json(file_of(prefix), {**record, "sha256": digest})
     _sync_folder(prefix.parent)  # what is removed next must not be gone before this one is there
-    return Manifest(prefix=prefix, step=step, head=head, model=dict(model), files=files, sha256=digest)
+    return Manifest(
+        prefix=prefix, step=step, head=head, model=dict(model), vocabulary=vocabulary, files=files, sha256=digest
+    )
 
 
 def check(prefix: Path) -> Manifest:
@@ -141,7 +147,7 @@ def check(prefix: Path) -> Manifest:
     Raises:
       DamagedError: they are not.
     """
-    found = _read(prefix)
+    found = read(prefix)
     for name, known in found.files.items():
         try:
             with prefix.with_name(name).open("rb") as stream:
@@ -238,8 +244,8 @@ def _digest(record: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _read(prefix: Path) -> Manifest:
-    """Raises DamagedError where the manifest itself is not as it was written."""
+def read(prefix: Path) -> Manifest:
+    """The manifest of a checkpoint, whatever became of its files; raises DamagedError where it is not as written."""
     file = file_of(prefix)
     try:
         record = json.loads(file.read_bytes())
@@ -249,6 +255,7 @@ def _read(prefix: Path) -> Manifest:
             step=record["step"],
             head=record["head"],
             model=record["model"],
+            vocabulary=record.get("vocabulary", ""),
             files={name: FileSum(each["size"], each["crc32c"]) for name, each in record["files"].items()},
             sha256=digest,
         )

@@ -30,7 +30,8 @@ from mobilebert_exp.data.pretraining import feature_files, inputs
 from mobilebert_exp.data.pretraining.build import Counts, Text
 from mobilebert_exp.data.pretraining.settings import BadBytes, Settings, advice, check
 from mobilebert_exp.data.tokenizer import Tokenizer
-from mobilebert_exp.errors import ConfigError, UserError
+from mobilebert_exp.errors import ConfigError, OutputError, UserError
+from mobilebert_exp.files import write_text
 from mobilebert_exp.spelling import nearest
 from mobilebert_exp.storage import folders
 from mobilebert_exp.storage.place import GS, Place
@@ -192,7 +193,7 @@ def _in_files(files: Sequence[Path], text: Text) -> Counts | None:
     for number, file in enumerate(files):
         file.parent.mkdir(parents=True, exist_ok=True)
         part = found.files[number * count // len(files) : (number + 1) * count // len(files)]
-        records.write_framed(file, _content(part))
+        _write_joined(file, part, text)
     done = beside.with_name(f"{beside.name}.done")  # half removed, it must not be taken for the beginning of other data
     shutil.rmtree(done, ignore_errors=True)  # of a command that was killed here
     beside.rename(done)
@@ -200,6 +201,18 @@ def _in_files(files: Sequence[Path], text: Text) -> Counts | None:
     with contextlib.suppress(FileNotFoundError):
         beside.with_name(f".{beside.name}.lock").unlink()
     return found.counts
+
+
+def _write_joined(file: Path, parts: Sequence[Path], text: Text) -> None:
+    """Joins shards to a file, and writes what tells of it; an earlier file's is gone before this one is there."""
+    told = feature_files.manifest_of(file)
+    try:
+        told.unlink(missing_ok=True)
+        records.write_framed(file, _content(parts))
+        described = {file.name: {"bytes": file.stat().st_size}}
+        write_text(told, cache_folders.manifest(key=text.key(), metadata={}, files=described))
+    except OSError as problem:
+        raise OutputError(f"{told} cannot be written ({problem.strerror}); choose another place") from None
 
 
 def _content(files: Sequence[Path]) -> Iterator[bytes]:

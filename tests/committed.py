@@ -14,7 +14,7 @@ def checkpoint(folder: Path, step: int, content: str = "") -> Path:
     prefix = manifest.prefix_of(folder, step=step)
     Path(f"{prefix}.index").write_text(f"index {content or step}")
     Path(f"{prefix}.data-00000-of-00001").write_text(f"data {content or step}" * 50)
-    manifest.commit(prefix, step=step, head="a head", model={"name": "toy", "num_layers": 1})
+    manifest.commit(prefix, step=step, head="a head", model={"name": "toy", "num_layers": 1}, vocabulary="")
     return prefix
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import toy
 from command_line import Ended, here
 from test_training_loop import stopped
 
-from mobilebert_exp import identity, lineage, location, registry
+from mobilebert_exp import identity, lineage, location, manifest, registry
 from mobilebert_exp.composition import compose
 from mobilebert_exp.config import ExperimentConfig, Mode
 from mobilebert_exp.errors import CheckpointError
@@ -188,6 +189,17 @@ def test_a_mistake_is_one_line(name: str, teacher: Path) -> None:
     assert message in ended.err
 
 
+def test_checkpoints_alone_say_which_words_a_teacher_knows(teacher: Path, tmp_path: Path) -> None:
+    """Without the run's own record: a folder of them as MLflow gives it, and one by its prefix."""
+    shutil.copytree(teacher / "checkpoints", tmp_path / "artifacts/checkpoints")
+    (newest, *_) = manifest.committed(tmp_path / "artifacts/checkpoints")
+    for place in (tmp_path / "artifacts", newest):
+        named = f"task.teacher_checkpoint={place}"
+        assert assembled(teacher, named)[1].teacher_digests(), "with its own words it is taken"
+        with pytest.raises(CheckpointError, match=rf"^{named} was pre-trained with another vocabulary of 300 entries"):
+            assembled(teacher, named, "task.starter.seed=1")[1].teacher_digests()
+
+
 def test_words_beside_a_teacher_of_other_code_are_compared(teacher: Path) -> None:
     _, task = assembled(teacher)
     own = list(task._tokenizer.vocabulary)
@@ -225,10 +237,10 @@ def test_a_run_goes_on_where_it_stopped(after: int, whole: Path, teacher: Path, 
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-def assembled(teacher: Path) -> tuple[ExperimentConfig, Any]:
+def assembled(teacher: Path, *more: str) -> tuple[ExperimentConfig, Any]:
     """The student's experiment, which looks at every step, and its task."""
     cache = f"cache_dir={folder_of(teacher)}/cache"
-    config = compose([*STUDENT, f"task.teacher_checkpoint={teacher}", cache, "hardware.steps_per_loop=1"])
+    config = compose([*STUDENT, f"task.teacher_checkpoint={teacher}", cache, "hardware.steps_per_loop=1", *more])
     task: Any = registry.create_task(config)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=task.vocab_size)), task
 

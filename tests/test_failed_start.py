@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import Ended, here
 
-from mobilebert_exp import compose, registry
+from mobilebert_exp import compose, manifest, registry
 from mobilebert_exp.config import leaves
 from mobilebert_exp.registry import create_task
 from mobilebert_exp.tracking import states
@@ -99,6 +100,34 @@ def test_other_words_of_the_same_number_are_told_at_once(start: Callable[..., En
         )
     with pytest.raises(AssertionError, match=r"the runner of Mode\.train was asked for"):
         start("init.strict=false", "tracking=none", f"init.checkpoint={run_dir}")
+
+
+def test_checkpoints_without_their_run_s_record_tell_the_same(
+    start: Callable[..., Ended], run_dir: Path, tmp_path: Path
+) -> None:
+    """As they come from MLflow, or one copied elsewhere: of which model they are, of which words, and for what."""
+    record = json.loads((run_dir / "model.json").read_text())
+    head = record.pop("head")
+    for folder in (run_dir, tmp_path / "alone"):
+        told = {"head": head, "model": record, "vocabulary": "0123456789abcdef"}
+        (folder / "checkpoints/best").mkdir(parents=True, exist_ok=True)
+        manifest.commit(folder / "checkpoints/best/ckpt-3", step=3, **told)
+    shutil.rmtree(run_dir / "provenance")
+    (run_dir / "model.json").unlink()
+    (tmp_path / "alone/checkpoints/best").rename(tmp_path / "files")
+    (tmp_path / "files/ckpt-3.index").touch()
+    for place in (run_dir, run_dir / "best", tmp_path / "files/ckpt-3"):
+        ended = start("mode=evaluate", f"init.checkpoint={place}")
+        assert re.sub("[0-9a-f]{12}…", "DIGEST", ended.err) == (
+            f"error: init.checkpoint={place} was trained with another vocabulary of as many entries (sha256 DIGEST, "
+            "and this experiment's is DIGEST); set data_root or task.vocab_file to its own\n"
+        )
+    ended = start("mode=evaluate", "model.num_layers=2", f"init.checkpoint={tmp_path}/files/ckpt-3")
+    assert "was trained with model.num_layers=3, not 2; set model.num_layers=3" in ended.err
+    manifest_file = run_dir / "checkpoints/best/ckpt-3.json"
+    manifest_file.write_text(manifest_file.read_text().replace("0123456789abcdef", "0123456789abcdee"))
+    with pytest.raises(AssertionError, match=r"the runner of Mode\.train was asked for"):  # which tells the damage
+        start("tracking=none", f"init.checkpoint={run_dir}")
 
 
 def test_the_head_of_another_task_is_told_at_once(start: Callable[..., Ended], run_dir: Path, tmp_path: Path) -> None:

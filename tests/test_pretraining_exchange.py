@@ -248,9 +248,19 @@ def test_a_manifest_tells_of_another_vocabulary_of_the_same_size(tmp_path: Path)
     elsewhere = tmp_path / file.name
     elsewhere.write_bytes(file.read_bytes())
     assert feature_files.read([elsewhere], tokenizer=swapped).records == made.records
-    for other in ("[1", "[]", '{"files": {}}'):
+    for other in ("[1", "[]", '{"files": {}}', "[" * 100_000):
         (tmp_path / "manifest.json").write_text(other, encoding="utf-8")
         assert feature_files.read([elsewhere], tokenizer=swapped).records == made.records
+    told = (tmp_path / "data/manifest.json").read_text(encoding="utf-8")
+    feature_files.manifest_of(elsewhere).write_text(told, encoding="utf-8")
+    _refused(
+        [elsewhere],
+        f"{elsewhere}: made with another vocabulary, as manifest.{file.name}.json beside it says; name the one they "
+        "were made with in task.vocab_file",
+        tokenizer=swapped,
+    )
+    elsewhere.write_bytes(2 * file.read_bytes())
+    assert feature_files.read([elsewhere], tokenizer=swapped).records == 2 * made.records, "it tells of another file"
 
 
 def test_another_vocabulary_is_noticed(tmp_path: Path) -> None:

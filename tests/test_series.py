@@ -39,7 +39,7 @@ def values(prefix: str) -> float:
 
 
 def series(folder: Path, *steps: int, keep: int = 2) -> Series:
-    made = Series(folder, keep=keep, model=toy.model(), head="toy: a span")
+    made = Series(folder, keep=keep, model=toy.model(), head="toy: a span", vocabulary="words")
     for step in steps:
         made.save(weights(step), step=step)
         made.prune()

@@ -321,6 +321,8 @@ def test_weights_travel_through_a_real_server(tmp_path: Path) -> None:
         second, _ = other.finishes("mode=evaluate", f"init.checkpoint={place}")
         assert second["metrics"]["f1"] == first["metrics"]["best_checkpoint_f1"]
         other.finishes(f"init.checkpoint={place}/best", "seed=1")
+        code, error, _ = other.runs("mode=evaluate", f"init.checkpoint={place}", "task.starter.seed=1")
+        assert code == 2 and "was trained with another vocabulary of as many entries" in error
         params = MlflowClient(address).get_run(second["run_id"]).data.params
         assert params["init.checkpoint"] == place
         copy = other.folder / "cache/downloads/mlflow" / first["run_id"] / "checkpoints/best"

@@ -10,6 +10,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Collection
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -81,10 +82,46 @@ def _object(place: str, cache: Path) -> Path:
     stored = bucket.stat(source.name)
     if stored is None:
         raise MissingDataError(f"{place} is not there; name another object, or upload it")
-    target = cache / _DOWNLOADS / "gs" / source.bucket / _below(source)
+    target = _copies(cache) / source.bucket / _below(source)
     with making(target):
         folders.fetch(bucket, stored, target)
     return target
+
+
+def fetch_beside(folder: Path, pattern: str, *, cache_dir: str | Path) -> None:
+    """Brings files up to date that lie in a folder of a bucket beside what was `fetched` from it.
+
+    Args:
+      folder: where the copies are; of any other folder nothing is fetched.
+      pattern: what their names are like, as `fnmatch` reads it.
+
+    Raises:
+      StorageError: the bucket does not tell what lies there.
+      OutputError: the cache cannot be written.
+    """
+    try:
+        bucket, *parts = folder.relative_to(_copies(Path(cache_dir).expanduser())).parts
+    except ValueError:
+        return
+    _fetch_beside(Place(bucket, "/".join(parts)), folder, pattern)
+
+
+@functools.cache
+def _fetch_beside(place: Place, folder: Path, pattern: str) -> None:
+    bucket, prefix = Bucket(place.bucket), (place / pattern.partition("*")[0]).name
+    listed = {name.removeprefix(f"{place.name}/"): stored for name, stored in bucket.list(prefix).items()}
+    there = {name: stored for name, stored in listed.items() if "/" not in name and fnmatchcase(name, pattern)}
+    with making(folder / pattern.replace("*", "")):
+        for stale in folder.glob(pattern):
+            if stale.name not in there:
+                stale.unlink()
+        for name, stored in there.items():
+            folders.fetch(bucket, stored, folder / name)
+
+
+def _copies(cache: Path) -> Path:
+    """Where copies of buckets lie, each under its name."""
+    return cache / _DOWNLOADS / "gs"
 
 
 def _below(source: Place) -> str:
@@ -203,7 +240,7 @@ def _run_in_bucket(place: str, cache: Path) -> str:
     source = Place.parse(place, key="init.checkpoint")
     head, _, tail = source.name.rpartition("/")
     run, wanted = (Place(source.bucket, head), tail) if tail in (location.BEST, location.LAST) else (source, "")
-    local = cache / _DOWNLOADS / "gs" / run.bucket / (_below(run) if run.name else "")
+    local = _copies(cache) / run.bucket / (_below(run) if run.name else "")
     with making(local):
         there: list[str] = []  # as the bucket was listed
 

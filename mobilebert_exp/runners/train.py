@@ -80,7 +80,8 @@ class _Training:
         self._module = job.task.build(config.model, seed=config.seed, dtype=config.hardware.dtype.value)
         if isinstance(job.task, Taught):
             job.task.learn_from_teacher(self._module, dtype=config.hardware.dtype.value)
-        series = functools.partial(Series, model=config.model, head=job.task.head)
+        self._words = job.task.digests([]).get("vocabulary", "")
+        series = functools.partial(Series, model=config.model, head=job.task.head, vocabulary=self._words)
         self._newest = series(job.run_dir / native.FOLDER, keep=config.trainer.keep_checkpoints)
         self._best_one = series(job.run_dir / native.FOLDER / native.BEST, keep=1)
         self._restore()
@@ -96,8 +97,8 @@ class _Training:
     def _restore(self) -> None:
         """Continues from the run's own newest checkpoint, else starts from `init.checkpoint`, else from scratch."""
         job = self._job
-        words = job.task.digests([]).get("vocabulary", "")
-        native.write_model(job.run_dir, job.config.model, head=job.task.head, vocabulary=words, total_steps=self._total)
+        model = job.config.model
+        native.write_model(job.run_dir, model, head=job.task.head, vocabulary=self._words, total_steps=self._total)
         if newest := self._newest.newest():
             native.restore(tf.train.Checkpoint(step=self._step), newest)
         self._saved_step = int(self._step.numpy())

@@ -89,8 +89,8 @@ def _group_columns(groups: pd.DataFrame, names: Mapping[str, str]) -> Iterator[C
     yield Column(name="finished", cells=[f"{done} of {jobs}" for done, jobs in both], rank=1)
     for place, key in enumerate(keys[at + 2 :: 2]):
         name = key.removesuffix("_mean")
-        both = _cells([*groups[key], *groups[f"{name}_std"]])
-        pairs = zip(both[: len(groups)], both[len(groups) :], strict=True)
+        texts = _cells([*groups[key], *groups[f"{name}_std"]])
+        pairs = zip(texts[: len(groups)], texts[len(groups) :], strict=True)
         cells = [" ± ".join(filter(None, pair)) for pair in pairs]
         yield Column(name=name, cells=cells, rank=place and place + 1, is_figure=True)
 

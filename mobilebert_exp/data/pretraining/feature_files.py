@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mobilebert_exp.data.progress import BuildProgress
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import DataError
 
+MANIFESTS = "manifest.*json"  # `cache.MANIFEST`, and what `manifest_of` names
 _LOOKED_AT = 32  # records of a file
 _END_BYTES = 2**16
 _NEWER_NAMES = ("input_word_ids", "input_type_ids")  # of tf-models' --use_v2_feature_names
@@ -137,6 +139,16 @@ def are_records(path: Path) -> bool:
     return head.startswith(example_reading.GZIP) or example_reading.is_head(head)
 
 
+def manifest_of(file: Path) -> Path:
+    """What tells of one file of records, where it is not one of a folder that a manifest tells of."""
+    return file.with_name(f"manifest.{file.name}.json")
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file, by its name, tells of records beside it."""
+    return fnmatchcase(path.name, MANIFESTS)
+
+
 def digest(files: Sequence[Path]) -> str:
     """sha256 of the sizes, the beginnings and the ends of files: all of them would take too long."""
     found = hashlib.sha256()
@@ -185,20 +197,38 @@ def _check_ids(files: Sequence[Path], sizes: Iterable[tuple[int, ...]], tokenize
 
 
 def _check_manifests(files: Sequence[Path], tokenizer: Tokenizer) -> None:
-    """Of files that lie where `made_in` made them."""
-    for folder in sorted({path.parent for path in files}):
-        here = [path for path in files if path.parent == folder]
-        try:
-            manifest = json.loads((folder / cache.MANIFEST).read_text(encoding="utf-8"))
-            is_theirs = any(path.name in manifest["files"] for path in here)
-            other = is_theirs and manifest["key"]["vocabulary"] != tokenizer.digest
-        except (OSError, ValueError, LookupError, TypeError):
-            continue  # not one of ours
-        if other:
-            raise DataError(
-                f"{_shown(here)}: made with another vocabulary, as {cache.MANIFEST} beside it says; name the one they "
-                "were made with in task.vocab_file"
-            )
+    """Of files that lie where they were made, or went elsewhere with their manifest."""
+    folders = {folder: _read(folder / cache.MANIFEST) for folder in {path.parent for path in files}}
+    wrong: dict[str, list[Path]] = {}  # by the manifest that says so
+    for path in files:
+        own, name = manifest_of(path), cache.MANIFEST
+        if (told := _vocabulary(path, _read(own))) is not None:
+            name = own.name
+        else:
+            told = _vocabulary(path, folders[path.parent])
+        if told not in (None, tokenizer.digest):
+            wrong.setdefault(name, []).append(path)
+    for name, others in wrong.items():
+        raise DataError(
+            f"{_shown(others)}: made with another vocabulary, as {name} beside it says; name the one they were made "
+            "with in task.vocab_file"
+        )
+
+
+def _read(manifest: Path) -> Any:
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _vocabulary(path: Path, manifest: Any) -> Any:
+    """The digest of the one that a file was made with; None where a manifest does not tell of it, as it is."""
+    try:
+        is_told_of = manifest["files"][path.name]["bytes"] == path.stat().st_size
+        return manifest["key"]["vocabulary"] if is_told_of else None
+    except (LookupError, TypeError):
+        return None
 
 
 def _shown(files: Sequence[Path]) -> str:

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from mobilebert_exp.data import patterns
+from mobilebert_exp.data import patterns, sources
 from mobilebert_exp.data.pretraining import corpus as corpora
 from mobilebert_exp.data.pretraining import feature_files
 from mobilebert_exp.data.pretraining.build import Text
 from mobilebert_exp.data.pretraining.feature_files import FeatureFiles
 from mobilebert_exp.data.pretraining.settings import BadBytes, Settings
 from mobilebert_exp.data.tokenizer import Tokenizer
-from mobilebert_exp.errors import DataError
+from mobilebert_exp.errors import DataError, StorageError
+
+log = logging.getLogger(__name__)
 
 
 def files(named: str | Sequence[str], *, cache_dir: str | Path, key: str = "task.train_file") -> list[Path]:
     """The files that patterns mean (`data.patterns`): all of them texts, or all of them records.
 
+    Manifests are neither; of records that come from a bucket those beside them are fetched too.
+
     Raises:
       DataError: a pattern means nothing, or both kinds are among the files.
     """
-    found = list(patterns.matched(named, key=key, cache_dir=cache_dir))
+    matched = list(patterns.matched(named, key=key, cache_dir=cache_dir))
+    found = [path for path in matched if not feature_files.is_manifest(path)] or matched
     records = [path for path in found if feature_files.are_records(path)]
     if records and len(records) < len(found):
         text = next(path for path in found if path not in set(records))
         raise DataError(f"{key}: {records[0]} holds records and {text} does not; name files of one kind")
+    for folder in sorted({path.parent for path in records}):
+        try:
+            sources.fetch_beside(folder, feature_files.MANIFESTS, cache_dir=cache_dir)
+        except StorageError as problem:
+            log.warning("%s: whether manifests lie beside these records is not known (%s)", key, problem)
     return found
 
 

@@ -2,7 +2,8 @@
 
 A manifest commits each (`manifest`); one without is of an earlier version, or what an interrupted save left behind.
 Beside them lies `model.json`, the architecture they belong to, under `head` what their head answers, under `vocabulary`
-the digest of the words they were trained with, and under `total_steps` how many steps the run was to take.
+the digest of the words they were trained with, and under `total_steps` how many steps the run was to take; a manifest
+says the first three too.
 """
 
 from __future__ import annotations
@@ -65,12 +66,14 @@ class Found:
       prefix: what the names of its files begin with.
       head: what its head answers; "" where an older version of this package wrote it.
       model: the architecture, in the fields of `ModelConfig`; empty where nothing tells it.
+      vocabulary: the digest of the words it was trained with; "" where nothing tells it.
       sha256: of the checkpoint; "" where it has no manifest.
     """
 
     prefix: str
     head: str
     model: Mapping[str, Any]
+    vocabulary: str = ""
     sha256: str = ""
 
 
@@ -133,14 +136,24 @@ def newest_whole(folders: Sequence[Path]) -> Found | None:
 
 
 def _committed(found: manifest.Manifest) -> Found:
-    return Found(prefix=str(found.prefix), head=found.head, model=found.model, sha256=found.sha256)
+    told = found.vocabulary or _recorded_vocabulary(found.prefix)  # which earlier manifests do not tell
+    return Found(prefix=str(found.prefix), head=found.head, model=found.model, vocabulary=told, sha256=found.sha256)
+
+
+def _recorded_vocabulary(prefix: Path) -> str:
+    return str(location.read(location.run_of(str(prefix)) / MODEL_FILE).get(VOCABULARY, ""))
 
 
 def _earlier(prefix: Path) -> Found:
     """One without a manifest, of which the files beside it tell what they can."""
     recorded = location.record(location.run_of(str(prefix)))
     log.info("%s has no manifest (an earlier version made it): only what TensorFlow notices is noticed", prefix)
-    return Found(prefix=str(prefix), head=str(recorded.get(HEAD, "")), model=recorded)
+    return Found(
+        prefix=str(prefix),
+        head=str(recorded.get(HEAD, "")),
+        model=recorded,
+        vocabulary=str(recorded.get(VOCABULARY, "")),
+    )
 
 
 def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
@@ -160,7 +173,7 @@ def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
 
 
 def write_whole(
-    checkpoint: tf.train.Checkpoint, prefix: Path, *, step: int, model: Mapping[str, object], head: str
+    checkpoint: tf.train.Checkpoint, prefix: Path, *, step: int, model: Mapping[str, object], head: str, vocabulary: str
 ) -> None:
     """Writes a checkpoint, reads it back, and commits it.
 
@@ -169,7 +182,7 @@ def write_whole(
     """
     checkpoint.write(str(prefix))
     read_back(prefix)
-    manifest.commit(prefix, step=step, model=model, head=head)
+    manifest.commit(prefix, step=step, model=model, head=head, vocabulary=vocabulary)
 
 
 def read_back(prefix: Path) -> None:

@@ -63,7 +63,7 @@ def read(path: Path) -> Weights:
         model={name: value for name, value in found.model.items() if name not in NOT_OF_MODEL} or None,
         head=found.head,
         vocabulary=companions.vocabulary(run),
-        vocabulary_digest=str(location.read(run / location.MODEL_FILE).get(location.VOCABULARY, "")),
+        vocabulary_digest=found.vocabulary,
         ignored=graph.unread(),
         digest=found.sha256,
     )
@@ -93,9 +93,10 @@ def write(weights: Weights, folder: Path) -> None:
         checkpoints = partial / location.FOLDER
         checkpoints.mkdir()
         prefix = manifest.prefix_of(checkpoints, step=0)
-        native.write_whole(_checkpoint(weights), prefix, step=0, model=weights.model, head=weights.head)
+        head, words = weights.head, weights.vocabulary_digest
+        native.write_whole(_checkpoint(weights), prefix, step=0, model=weights.model, head=head, vocabulary=words)
         manifest.point(checkpoints, [prefix])
-        record = {**weights.model, native.HEAD: weights.head, native.VOCABULARY: weights.vocabulary_digest}
+        record = {**weights.model, native.HEAD: head, native.VOCABULARY: words}
         write_json(partial / native.MODEL_FILE, record)
         companions.write(weights, partial)
 

@@ -20,12 +20,12 @@ class Series:
     Args:
       folder: need not exist.
       keep: how many stay when `prune` is called.
-      model, head: the architecture, and what its head answers.
+      model, head, vocabulary: the architecture, what its head answers, and the digest of the words it knows.
     """
 
-    def __init__(self, folder: Path, *, keep: int, model: ModelConfig, head: str) -> None:
+    def __init__(self, folder: Path, *, keep: int, model: ModelConfig, head: str, vocabulary: str) -> None:
         self._folder, self._keep = folder, keep
-        self._model, self._head = leaves(model), head
+        self._model, self._head, self._vocabulary = leaves(model), head, vocabulary
         self._kept = manifest.committed(folder)  # the newest first
 
     def newest(self) -> str:
@@ -55,7 +55,14 @@ class Series:
             self._folder.mkdir(parents=True, exist_ok=True)
             manifest.remove_others(self._folder, keep=self._kept)
             try:
-                native.write_whole(checkpoint, prefix, step=step, model=self._model, head=self._head)
+                native.write_whole(
+                    checkpoint,
+                    prefix,
+                    step=step,
+                    model=self._model,
+                    head=self._head,
+                    vocabulary=self._vocabulary,
+                )
             except BaseException:
                 with contextlib.suppress(OSError):  # which on a full disk makes room
                     manifest.remove(prefix)
