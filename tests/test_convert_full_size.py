@@ -1,6 +1,6 @@
 """Every shipped architecture at its full size, from ours to another format and back: what returns is what was there.
 
-One test has an architecture's weights in memory once and on the disk twice at most: the teacher's are 1.2 GB.
+A test has an architecture's weights twice in memory and three times on the disk: the teacher's are 1.2 GB.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import os
 import signal
@@ -39,6 +41,20 @@ def test_results_come_in_the_order_of_chunks(tmp_path: Path, count: int, workers
         assert str(os.getpid()) not in processes
         assert 1 < len(processes) <= workers
         assert {heavy for _, heavy in notes} == {""}, "workers import what the work needs"
+
+
+def test_a_user_who_may_have_no_larger_pipes_has_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def refuse(pipe: object, command: int, size: int) -> int:
+        asked.append(command)
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    work = workloads.Traced(tmp_path, seconds=0.0)
+    found = list(itertools.chain.from_iterable(parallel.ordered(work, _chunks(203), workers=2)))
+    assert found == [2 * number for number in range(203)]
+    assert set(asked) == {fcntl.F_SETPIPE_SZ}
 
 
 def test_chunks_are_read_as_results_are_taken(tmp_path: Path) -> None:

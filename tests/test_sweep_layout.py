@@ -85,6 +85,9 @@ def test_nothing_is_wider_than_the_terminal(width: int, failed: int) -> None:
         ([5e-5, 2.5e-6], ["5.000e-05", "2.500e-06"]),
         ([-0.25, float("nan"), float("inf")], ["-0.2500", "", "inf"]),
         ([0.0, 0.0], ["0", "0"]),
+        ([0.0, 0.5], ["0.0000", "0.5000"]),
+        ([0.3512, 0.3498, 250000.0], ["0.3512", "0.3498", "2.5e+05"]),
+        ([1e30], ["1e+30"]),
     ],
 )
 def test_a_column_has_one_number_of_decimals(values: list[float], cells: list[str]) -> None:

@@ -9,6 +9,7 @@ pipe does, so none outlives the process that started it, in whatever way that en
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -136,11 +137,15 @@ class _Worker:
                 [sys.executable, "-c", _SERVE, json.dumps(sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pipesize=_PIPE_BYTES,
                 start_new_session=True,  # a terminal's Ctrl-C is for the command, which ends its workers
             )
         except OSError as error:
             raise WorkerError(f"no process to make features in can be started ({error.strerror}); {_REMEDY}") from None
+        for pipe in filter(None, (self._process.stdin, self._process.stdout)):
+            with contextlib.suppress(
+                OSError
+            ):  # the system gives a user only so much of it: then pipes stay as they are
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._work = work
 
     def ask(self, chunk: Any) -> Any:

@@ -56,10 +56,9 @@ class BuildProgress:
 
     def _begun_bar(self) -> Progress:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-        figures = TextColumn("{task.fields[figures]}")
-        columns = (TextColumn(self._name), BarColumn(), TaskProgressColumn(), figures, TimeElapsedColumn())
+        columns = (TextColumn(self._name), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[figures]}"))
         bar = Progress(*columns, console=Console(stderr=True), transient=True)
         bar.add_task(self._name, total=1.0, figures="")
         bar.start()

@@ -51,7 +51,8 @@ class Delegation:
 def without_notes() -> Iterator[None]:
     """Keeps LiteRT's notes off the terminal while an interpreter is made: it has no setting for them in Python.
 
-    Whatever else the process says on its standard error meanwhile is passed on at the end.
+    Whatever else the process says on its standard error meanwhile is passed on at the end; if it is killed before that,
+    which a file that `opened` takes for whole should not do, its last words are lost.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # there is none, and nobody to be kept from

@@ -6,6 +6,7 @@ A runner is a module `runners/<mode>.py` with `run(job) -> Outcome`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -19,6 +20,12 @@ from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.errors import RunStopped, UserError
 from mobilebert_exp.tasks.base import Task
 from mobilebert_exp.tracking.base import Tracker
+
+
+def quiet_libraries() -> None:
+    """Keeps to warnings what tells of each step's arrays, and of a SavedModel's files under the names of a while."""
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class StopRequest:

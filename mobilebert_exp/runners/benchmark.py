@@ -20,7 +20,7 @@ from mobilebert_exp.config import ExperimentConfig
 from mobilebert_exp.files import write_bytes, write_json, write_text
 from mobilebert_exp.lite import cards, census
 from mobilebert_exp.runners import evaluations, machine, pareto
-from mobilebert_exp.runners.base import Job, Outcome
+from mobilebert_exp.runners.base import Job, Outcome, quiet_libraries
 from mobilebert_exp.runners.pareto import Latency, Point
 from mobilebert_exp.runners.stopwatch import Process, Subject
 from mobilebert_exp.tasks.base import Split
@@ -73,12 +73,11 @@ def run(job: Job) -> Outcome:
     write_text(folder / TABLE_FILE, "\n".join([pareto.table(points, metric=metric, width=_WHOLE), "", *remarks, ""]))
     write_bytes(folder / "pareto.png", pareto.plot(points, metric=metric))
     _tell(job, about, points)
+    width = Console().width
     return Outcome(
         metrics={f"{point.name}_p50_ms": point.latency for point in points},
         paths={FOLDER: str(folder)},
-        text=_shown(
-            pareto.table(points, metric=metric, width=(width := Console().width)), remarks, folder, width=width
-        ),
+        text=_shown(pareto.table(points, metric=metric, width=width), remarks, folder, width=width),
     )
 
 
@@ -132,8 +131,7 @@ def _live(job: Job, scratch: Path) -> tuple[Subject, str]:
     def outputs(**batch: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(job.task.outputs(module, {"segment_ids": tf.zeros_like(batch["input_ids"]), **batch}))
 
-    for name in ("absl", "tensorflow"):  # where it tells of files that are gone at the end
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_libraries()
     owner = tf.Module()
     owner.module, owner.outputs = module, outputs  # what a function uses is saved with whoever holds it
     tf.saved_model.save(owner, str(scratch / LIVE), signatures=outputs.get_concrete_function(**specs))

@@ -24,7 +24,7 @@ from mobilebert_exp.modeling.checkpoints import saved_model
 from mobilebert_exp.modeling.checkpoints.weights import Weights
 from mobilebert_exp.modeling.variables import QUANTIZERS
 from mobilebert_exp.runners import calibration, evaluations, initial, peak_memory
-from mobilebert_exp.runners.base import Job, Outcome
+from mobilebert_exp.runners.base import Job, Outcome, quiet_libraries
 from mobilebert_exp.storage.place import is_remote
 from mobilebert_exp.tasks.base import Deployable
 
@@ -58,8 +58,7 @@ def run(job: Job) -> Outcome:
       NoSuchFormError: the model has no such form.
       ExportError: it cannot be exported at all, e.g. as it has diverged.
     """
-    for name in ("absl", "tensorflow"):  # where it tells of a SavedModel's files under names that they have for a while
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_libraries()
     config, folder = job.config, job.run_dir / location.EXPORTS
     rows = calibration.rows(job) if config.is_calibrated else []
     found = initial.read(job, whole=True)

@@ -21,7 +21,7 @@ from mobilebert_exp.modeling.checkpoints import native
 from mobilebert_exp.modeling.checkpoints.series import Series
 from mobilebert_exp.modeling.moving_ranges import MovingRanges
 from mobilebert_exp.runners import initial
-from mobilebert_exp.runners.base import Job, Outcome
+from mobilebert_exp.runners.base import Job, Outcome, quiet_libraries
 from mobilebert_exp.runners.evaluation import Evaluator, write_files
 from mobilebert_exp.runners.loop import TrainingLoop
 from mobilebert_exp.runners.progress import TrainingProgress
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def run(job: Job) -> Outcome:
     """Trains, evaluates at the end and as often as asked, keeps the newest checkpoints and the best."""
     started = time.monotonic()
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbit and TensorFlow tell each step's arrays there
+    quiet_libraries()
     with create_strategy(job.config.hardware).scope():
         phases = planned(job.config, job.task)
         # What is wrong with any data is better told now than after hours of training; features stay in the cache.

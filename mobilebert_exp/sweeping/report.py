@@ -23,6 +23,7 @@ SCORES_FILE = "sweep_scores.csv"
 _FIRST_METRICS = 3  # the others come after the seconds where room is short
 _LAST = 1_000
 _SMALLEST, _PERCENT = 1e-3, 100.0  # below the one figures have an exponent; metrics go up to the other
+_HUGE, _RANGE = 1e7, 1e4  # a figure so large, or so many times another, would have too many digits, or leave none to it
 
 
 def report(results: list[dict[str, Any]], *, sweep_dir: Path, tracker: Tracker) -> None:
@@ -107,8 +108,13 @@ def _cells(values: Sequence[object]) -> list[str]:
 
 
 def _format(sizes: Sequence[float]) -> str:
-    """None of whole numbers; else four digits of the largest, and two decimals at least where that is up to 100."""
-    largest = max(sizes, default=0.0)
+    """None of whole numbers; else four digits of the largest, and two decimals at least where that is up to 100.
+
+    Where one is far from another, as in a sweep of which a job diverged, each has four digits of its own.
+    """
+    largest, smallest = max(sizes, default=0.0), min(filter(None, sizes), default=0.0)
+    if largest >= _HUGE or largest > _RANGE * smallest:
+        return ".4g"
     if all(size.is_integer() for size in sizes):
         return ".0f"
     if largest < _SMALLEST:

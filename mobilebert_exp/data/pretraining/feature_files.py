@@ -208,7 +208,8 @@ def _check_manifests(files: Sequence[Path], tokenizer: Tokenizer) -> None:
             told = _vocabulary(path, folders[path.parent])
         if told not in (None, tokenizer.digest):
             wrong.setdefault(name, []).append(path)
-    for name, others in wrong.items():
+    if wrong:
+        name, others = next(iter(wrong.items()))
         raise DataError(
             f"{_shown(others)}: made with another vocabulary, as {name} beside it says; name the one they were made "
             "with in task.vocab_file"
