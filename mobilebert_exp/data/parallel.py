@@ -142,9 +142,7 @@ class _Worker:
         except OSError as error:
             raise WorkerError(f"no process to make features in can be started ({error.strerror}); {_REMEDY}") from None
         for pipe in filter(None, (self._process.stdin, self._process.stdout)):
-            with contextlib.suppress(
-                OSError
-            ):  # the system gives a user only so much of it: then pipes stay as they are
+            with contextlib.suppress(OSError):  # a user is given only so much of it: then pipes stay as they are
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._work = work
 
