@@ -76,10 +76,10 @@ def with_weights(config: ExperimentConfig, task: Task, *, uri: str | None) -> Ex
 
 def _check(place: str, config: ExperimentConfig, task: Task) -> None:
     """As far as the record of a run of ours tells, or a checkpoint of one; of everything else nothing is said."""
-    run_dir = location.run_of(place)
-    if not (run_dir / location.FOLDER).is_dir() and not manifest.has_one(Path(place).expanduser()):
+    run_dir, named = location.run_of(place), location.prefix_of(Path(place).expanduser())
+    if not (run_dir / location.FOLDER).is_dir() and not manifest.has_one(named):
         return
-    recorded = _recorded(place, run_dir)
+    recorded = _recorded(named, run_dir)
     source, is_whole = f"init.checkpoint={place}", config.mode in WHOLE
     if is_whole:  # first, for another task has other words too
         _check_head(recorded, source, config, task)
@@ -91,9 +91,9 @@ def _check(place: str, config: ExperimentConfig, task: Task) -> None:
         _check_ranges(recorded, source, config)
 
 
-def _recorded(place: str, run_dir: Path) -> Mapping[str, object]:
+def _recorded(named: Path, run_dir: Path) -> Mapping[str, object]:
     """What a run says of its weights; of checkpoints that came without its record, as MLflow's do, what they say."""
-    named, folder = Path(place).expanduser(), run_dir / location.FOLDER
+    folder = run_dir / location.FOLDER
     committed = [named] if manifest.has_one(named) else []
     committed += [*manifest.committed(folder / location.BEST), *manifest.committed(folder)]
     if not committed:

@@ -33,9 +33,24 @@ class Logged(enum.Enum):
 
 
 def parts(location: str) -> tuple[Path, str]:
-    """A run's folder or a checkpoint's prefix, and which of the run's is wanted: `best`, `last`, "" for either."""
+    """A run's folder or a checkpoint's prefix, and which of the run's is wanted: `best`, `last`, "" for either.
+
+    The folder in which a run has its checkpoints stands for `last`, that of the best ones for `best`.
+    """
     path = Path(location).expanduser()
-    return (path.parent, path.name) if path.name in (BEST, LAST) else (path, "")
+    wanted = path.name if path.name in (BEST, LAST) else ""
+    run = path.parent if wanted else path
+    return (run.parent, wanted or LAST) if wanted != LAST and _is_of_run(run) else (run, wanted)
+
+
+def _is_of_run(folder: Path) -> bool:
+    """Whether a run of ours has its checkpoints in a folder; not so where that is itself a run of this name."""
+    told_by = (folder.parent / MODEL_FILE, folder.parent / STATE_FILE)
+    return (
+        folder.name == FOLDER
+        and not (folder / FOLDER).is_dir()
+        and (any(file.is_file() for file in told_by) or any(folder.rglob("ckpt-*.json")))
+    )
 
 
 def folders(location: str) -> list[Path]:
@@ -74,8 +89,8 @@ def missing(location: str) -> CheckpointError:
 
 def run_of(location: str) -> Path:
     """The folder of the run that a place is in; of a checkpoint that lies by itself, the folder it is in."""
-    prefix = Path(location).expanduser()
-    if not Path(f"{prefix}.index").is_file():
+    prefix = prefix_of(Path(location).expanduser())
+    if not index_of(prefix).is_file():
         return parts(location)[0]
     return next((parent for parent in prefix.parents if (parent / MODEL_FILE).is_file()), prefix.parent)
 

@@ -11,6 +11,7 @@ from cloud import BUCKET
 from command_line import here
 from faults import Proxy
 
+from mobilebert_exp import location
 from mobilebert_exp.data import cache, shared, sources
 from mobilebert_exp.errors import CheckpointError, DataError
 from mobilebert_exp.storage import folders
@@ -62,8 +63,11 @@ def test_a_checkpoint_in_a_bucket(cloud: Proxy, place: Place, tmp_path: Path) ->
     assert fetched[""] == {*newest, "checkpoints/best/ckpt-3.index", *told}
     assert fetched["/best"] == {"checkpoints/best/ckpt-3.index", *told}
     assert fetched["/last"] == {*newest, *told}
-    prefix = sources.checkpoint(f"{place}/checkpoints/ckpt-5", cache_dir=tmp_path / "prefix")
-    assert Path(f"{prefix}.index").is_file()
+    for inside in ("checkpoints/ckpt-5", "checkpoints", "checkpoints/best"):
+        at = Path(sources.checkpoint(f"{place}/{inside}", cache_dir=tmp_path / inside))
+        named = location.run_of(str(at))
+        assert at.relative_to(named).as_posix() == inside
+        assert told <= set(folders.files_of(named)), "the run, and what it says of itself"
     with pytest.raises(CheckpointError, match=rf"^init.checkpoint={place}/none: no checkpoint there; "):
         sources.checkpoint(f"{place}/none", cache_dir=tmp_path / "none")
 

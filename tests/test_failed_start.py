@@ -92,11 +92,16 @@ def test_other_words_of_the_same_number_are_told_at_once(start: Callable[..., En
     """Where a run says of which vocabulary it is; the remedy are the settings it followed from."""
     record = json.loads((run_dir / "model.json").read_text())
     (run_dir / "model.json").write_text(json.dumps({**record, "vocabulary": "0123456789abcdef"}))
-    for mode, partly in (("evaluate", ""), ("train", "; init.strict=false starts with what fits")):
-        ended = start(f"mode={mode}", "task.starter.seed=1", f"init.checkpoint={run_dir}")
+    spellings = ("/last", "/checkpoints/", "/checkpoints/best", "/checkpoints/ckpt-4.index")
+    for mode, spelling, partly in (
+        ("evaluate", "", ""),
+        ("train", "", "; init.strict=false starts with what fits"),
+        *(("evaluate", spelling, "") for spelling in (*spellings, "/checkpoints/best/ckpt-3.data-00000-of-00001")),
+    ):
+        ended = start(f"mode={mode}", "task.starter.seed=1", f"init.checkpoint={run_dir}{spelling}")
         assert re.sub("[0-9a-f]{12}…", "DIGEST", ended.err) == (
-            f"error: init.checkpoint={run_dir} was trained with another vocabulary of as many entries (sha256 DIGEST, "
-            f"and this experiment's is DIGEST); set task.starter.seed=0, as there{partly}\n"
+            f"error: init.checkpoint={run_dir}{spelling} was trained with another vocabulary of as many entries "
+            f"(sha256 DIGEST, and this experiment's is DIGEST); set task.starter.seed=0, as there{partly}\n"
         )
     with pytest.raises(AssertionError, match=r"the runner of Mode\.train was asked for"):
         start("init.strict=false", "tracking=none", f"init.checkpoint={run_dir}")
@@ -116,7 +121,8 @@ def test_checkpoints_without_their_run_s_record_tell_the_same(
     (run_dir / "model.json").unlink()
     (tmp_path / "alone/checkpoints/best").rename(tmp_path / "files")
     (tmp_path / "files/ckpt-3.index").touch()
-    for place in (run_dir, run_dir / "best", tmp_path / "files/ckpt-3"):
+    alone = [tmp_path / "files" / name for name in ("ckpt-3", "ckpt-3.index", "ckpt-3.data-00000-of-00001")]
+    for place in (run_dir, run_dir / "best", run_dir / "checkpoints/best", *alone):
         ended = start("mode=evaluate", f"init.checkpoint={place}")
         assert re.sub("[0-9a-f]{12}…", "DIGEST", ended.err) == (
             f"error: init.checkpoint={place} was trained with another vocabulary of as many entries (sha256 DIGEST, "

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from fakes import FakeTracker
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
@@ -234,6 +236,12 @@ def test_a_sweep_is_finished_when_all_its_jobs_are(sweep: Sweep) -> None:
         (["+sweep=seeds", "lr=1e-3,2e-3"], {"seed": "0,1"}, "seed=0,1 lr=1e-3,2e-3"),
         (["seed=range(3)", "+tag=choice(a,b)", "name='a,b'"], None, "seed=range(3) +tag=choice(a,b)"),
         (["seed=1"], None, None),
+        (["+sweep=seeds", "seed=5"], {"seed": "0,1"}, None),
+        (["+sweep=seeds", "++seed=5", "lr=1,2"], {"seed": "0,1"}, "lr=1,2"),
+        (["+sweep=seeds", "seed=5,6,7"], {"seed": "0,1", "lr": "1,2"}, "seed=5,6,7 lr=1,2"),
+        (["+sweep=seeds", "++seed=5,6"], {"seed": "3"}, "++seed=5,6"),
+        (["+sweep=seeds", "seed=1,2", "seed=4"], {"seed": "3,4", "lr": "7"}, None),
+        (["++seed=5", "seed=1,2"], None, "seed=1,2"),
     ],
 )
 def test_the_search_space_is_a_tag_wherever_it_was_given(
@@ -242,6 +250,24 @@ def test_the_search_space_is_a_tag_wherever_it_was_given(
     sweep = Sweep(tmp_path, monkeypatch, typed=typed, searched=searched)
     assert sweep.tracker.run is not None and sweep.tracker.run.tags.get("sweep.params") == told
     sweep.callback._finish(complete=False)
+    assert varying([f"{key}={value}" for key, value in (searched or {}).items()] + typed) == {
+        each.partition("=")[0].lstrip("+") for each in (told or "").split()
+    }
+
+
+def test_a_search_space_that_is_no_value_is_left_to_the_sweeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep(tmp_path, monkeypatch, searched={"seed": "choice(0,"})
+    assert sweep.tracker.run is not None and "sweep.params" not in sweep.tracker.run.tags
+    sweep.callback._finish(complete=False)
+
+
+def varying(overrides: list[str]) -> set[str]:
+    """The keys in which the jobs that Hydra's sweeper makes differ: in a job the last value of a key is its value."""
+    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
+    pairs = [dict(each.lstrip("+").split("=", 1) for each in job) for job in jobs]
+    return {key for key in pairs[0] if len({job[key] for job in pairs}) > 1}
 
 
 @pytest.mark.parametrize(

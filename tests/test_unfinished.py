@@ -31,7 +31,15 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench
 
 
-@pytest.mark.parametrize(("mode", "place"), [("evaluate", "KILLED"), ("predict", "KILLED/last")])
+@pytest.mark.parametrize(
+    ("mode", "place"),
+    [
+        ("evaluate", "KILLED"),
+        ("predict", "KILLED/last"),
+        ("evaluate", "KILLED/checkpoints"),
+        ("predict", "KILLED/checkpoints/ckpt-0.index"),
+    ],
+)
 def test_a_warning_and_a_tag(bench: Bench, monkeypatch: pytest.MonkeyPatch, mode: str, place: str) -> None:
     said, tags = _told(bench, monkeypatch, mode, place)
     assert said == [
@@ -77,7 +85,9 @@ def test_a_run_that_was_stopped_tells_the_step_of_each_of_its_checkpoints(tmp_pa
     assert best.name == "ckpt-4" != newest.name
     step = newest.name.removeprefix("ckpt-")
     assert states.how_far(str(run)) == states.how_far(f"{run}/best") == "PREEMPTED at step 4 of 12"
-    assert states.how_far(f"{run}/last") == states.how_far(str(newest)) == f"PREEMPTED at step {step} of 12"
+    assert states.how_far(f"{best.parent}") == states.how_far(f"{best}.index") == "PREEMPTED at step 4 of 12"
+    for same in (f"{run}/last", newest, f"{newest}.index", f"{newest}.data-00000-of-00001", newest.parent):
+        assert states.how_far(str(same)) == f"PREEMPTED at step {step} of 12"
     states.write(run, identity="abc", state=RunState.FINISHED)
     assert states.how_far(str(run)) == states.how_far(f"{run}/last") == ""
 
@@ -86,3 +96,20 @@ def test_nothing_is_said_of_what_is_no_run_of_ours(tmp_path: Path) -> None:
     assert states.how_far(str(tmp_path / "bert_model.ckpt")) == ""
     states.write(tmp_path, identity="abc", state=RunState.RUNNING)
     assert states.how_far(str(tmp_path)) == "", "it has no checkpoints"
+
+
+def test_a_folder_called_checkpoints_is_a_run_s_only_where_a_run_is_around_it(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign/checkpoints"
+    (foreign / "best").mkdir(parents=True)
+    (foreign / "bert_model.ckpt.index").touch()
+    assert location.parts(str(foreign)) == (foreign, "")
+    of_that_name = tmp_path / "outputs/checkpoints"
+    (of_that_name / "checkpoints").mkdir(parents=True)
+    (of_that_name.parent / location.STATE_FILE).touch()
+    assert location.parts(str(of_that_name)) == (of_that_name, "")
+    assert location.parts(f"{of_that_name}/best") == (of_that_name, "best")
+    alone = of_that_name / "checkpoints"
+    assert location.parts(str(alone)) == (alone, ""), "nothing tells of a run around it"
+    (of_that_name / location.MODEL_FILE).touch()
+    assert location.parts(f"{of_that_name}/checkpoints") == (of_that_name, "last")
+    assert location.parts(f"{of_that_name}/checkpoints/best") == (of_that_name, "best")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import documents
@@ -12,7 +13,7 @@ from command_line import here
 from mobilebert_exp.data import cache, sources
 from mobilebert_exp.data.pretraining import feature_files, inputs
 from mobilebert_exp.data.tokenizer import Tokenizer
-from mobilebert_exp.errors import DataError, StorageError
+from mobilebert_exp.errors import DataError, OutputError, StorageError
 from mobilebert_exp.storage.bucket import Bucket
 from mobilebert_exp.storage.place import Place
 
@@ -36,7 +37,7 @@ def made(folder: Path, *where: str) -> None:
 
 def named(pattern: str | Place, folder: Path) -> list[Path]:
     """The files that a setting means, looked up as a new process does it."""
-    for remembers in (sources._object, sources._fetch_beside):
+    for remembers in (sources._object, inputs._fetch_manifests):
         remembers.cache_clear()
     return inputs.files(str(pattern), cache_dir=folder / "cache")
 
@@ -117,15 +118,58 @@ def test_a_file_and_its_manifest_may_lie_in_a_bucket(
         bucket.write((place / path.name).name, path.read_bytes(), generation=0)
     assert "as manifest.a.tfrecord.json beside it says" in told(named(place / "a.tfrecord", tmp_path))
 
-    def refuses(*_: object) -> None:
+    asked = []
+
+    def refuses(_: Bucket, prefix: str) -> None:
+        asked.append(prefix)
         raise StorageError("gs://b is not allowed to this account")
 
     monkeypatch.setattr(Bucket, "list", refuses)
-    assert named(place / "a.tfrecord", tmp_path / "elsewhere")
+    (file,) = named(place / "a.tfrecord", tmp_path / "elsewhere")
+    for key in ("task.train_file", "task.train_file", "task.dev_file"):  # a run asks for them again and again
+        assert inputs.files(str(place / "a.tfrecord"), cache_dir=tmp_path / "elsewhere/cache", key=key) == [file]
     assert caplog.messages == [
-        "task.train_file: whether manifests lie beside these records is not known (gs://b is not allowed to this "
-        "account)"
+        f"whether manifests lie beside the records in {file.parent} is not known "
+        "(gs://b is not allowed to this account)"
     ]
+    assert asked == [(place / "manifest.").name]
+
+
+@pytest.mark.usefixtures("cloud")
+def test_what_another_process_fetched_meanwhile_stays(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the lock first, finds a manifest that was not there a moment ago, and relies on its copy."""
+    made(tmp_path, f"output_file={tmp_path}/out/a.tfrecord")
+    records, manifest = (tmp_path / "out" / name for name in ("a.tfrecord", "manifest.a.tfrecord.json"))
+    bucket = Bucket(place.bucket)
+    bucket.write((place / records.name).name, records.read_bytes(), generation=0)
+    making = sources.making
+
+    def after_another(target: Path) -> AbstractContextManager[None]:
+        if target.name.startswith("manifest"):
+            monkeypatch.setattr(sources, "making", making)
+            bucket.write((place / manifest.name).name, manifest.read_bytes(), generation=0)
+            sources.fetch_beside(target.parent, feature_files.MANIFESTS, cache_dir=tmp_path / "cache")
+            assert (target.parent / manifest.name).is_file()
+        return making(target)
+
+    monkeypatch.setattr(sources, "making", after_another)
+    files = named(place / "a.tfrecord", tmp_path)
+    assert "as manifest.a.tfrecord.json beside it says" in told(files)
+
+
+@pytest.mark.usefixtures("cloud")
+def test_an_earlier_copy_that_cannot_be_removed_is_one_line(tmp_path: Path, place: Place) -> None:
+    """A folder in its place, which nobody can unlink, root or not."""
+    made(tmp_path, f"output_file={tmp_path}/out/a.tfrecord")
+    Bucket(place.bucket).write((place / "a").name, (tmp_path / "out/a.tfrecord").read_bytes(), generation=0)
+    (file,) = named(place / "a", tmp_path)
+    (file.parent / "manifest.old.json").mkdir()
+    with pytest.raises(
+        OutputError, match=r"/manifest\.old\.json cannot be removed \(.+\), and its bucket has it no more; "
+    ):
+        named(place / "a", tmp_path)
 
 
 @pytest.mark.usefixtures("cloud")

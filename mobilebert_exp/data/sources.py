@@ -103,20 +103,30 @@ def fetch_beside(folder: Path, pattern: str, *, cache_dir: str | Path) -> None:
         bucket, *parts = folder.relative_to(_copies(Path(cache_dir).expanduser())).parts
     except ValueError:
         return
-    _fetch_beside(Place(bucket, "/".join(parts)), folder, pattern)
+    place = Place(bucket, "/".join(parts))
+    with making(folder / pattern.replace("*", "")):  # listed inside: what another process has just fetched stays
+        _follow(place, folder, pattern)
 
 
-@functools.cache
-def _fetch_beside(place: Place, folder: Path, pattern: str) -> None:
+def _follow(place: Place, folder: Path, pattern: str) -> None:
     bucket, prefix = Bucket(place.bucket), (place / pattern.partition("*")[0]).name
     listed = {name.removeprefix(f"{place.name}/"): stored for name, stored in bucket.list(prefix).items()}
     there = {name: stored for name, stored in listed.items() if "/" not in name and fnmatchcase(name, pattern)}
-    with making(folder / pattern.replace("*", "")):
-        for stale in folder.glob(pattern):
-            if stale.name not in there:
-                stale.unlink()
-        for name, stored in there.items():
-            folders.fetch(bucket, stored, folder / name)
+    for stale in folder.glob(pattern):
+        if stale.name not in there:
+            _remove(stale)
+    for name, stored in there.items():
+        folders.fetch(bucket, stored, folder / name)
+
+
+def _remove(stale: Path) -> None:
+    """Removes an earlier copy, which would be read as if it were still there."""
+    try:
+        stale.unlink(missing_ok=True)
+    except OSError as problem:
+        raise OutputError(
+            f"{stale} cannot be removed ({problem.strerror}), and its bucket has it no more; remove it"
+        ) from None
 
 
 def _copies(cache: Path) -> Path:
@@ -251,6 +261,7 @@ def _run_in_bucket(place: str, cache: Path) -> str:
         moved = folders.download(run, local, wanted=is_wanted)
         if not moved.moved + moved.skipped:
             _fetch_foreign(run, local)
+            _fetch_record(run, local)
         else:
             _drop_others(local, there)
     return str(local / wanted) if wanted else str(local)
@@ -285,6 +296,21 @@ def _fetch_foreign(source: Place, local: Path) -> None:
                 name == tail or name.startswith(f"{tail}.") or ("/" not in name and name.endswith(beside))
             ),
         )
+
+
+def _fetch_record(source: Place, local: Path) -> None:
+    """Of a checkpoint, or a folder of some, that was named inside a run: what the run says of it."""
+    parts = source.name.split("/")
+    if location.FOLDER not in parts:
+        return
+    depth = parts[::-1].index(location.FOLDER)
+    run, bucket = Place(source.bucket, "/".join(parts[: -depth - 1])), Bucket(source.bucket)
+    for name in (location.MODEL_FILE, location.STATE_FILE):
+        file = local.parents[depth] / name
+        if (stored := bucket.stat((run / name).name)) is not None:
+            folders.fetch(bucket, stored, file)
+        else:
+            _remove(file)
 
 
 def _fetch_parts(source: Place, local: Path, *, wanted: Callable[[str], bool]) -> bool:

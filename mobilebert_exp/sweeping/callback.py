@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -130,11 +131,18 @@ def _name(config: DictConfig, key: str) -> str:
 
 
 def _searched(config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
-    """The search space: what a `+sweep=` file gave to Hydra's basic sweeper, and what the command line did."""
+    """The search space: the keys that a `+sweep=` file, or the command line after it, gave a choice of values.
+
+    Of a key given twice the last counts, as in the jobs: Hydra's basic sweeper puts what was typed after the file, and
+    in its place where the key is spelt the same; `++seed=5` goes after `seed=0,1`, and is what each job then has.
+    """
     given = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    space = {str(key): str(value) for key, value in given.items()}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.is_sweep_override():
-            key, _, value = str(override.input_line).partition("=")
-            space[key] = value
-    return {"sweep.params": " ".join(f"{key}={value}" for key, value in space.items())} if space else {}
+    lines = [*(f"{key}={value}" for key, value in given.items()), *overrides]
+    try:
+        parsed = OverridesParser.create().parse_overrides(lines)
+    except HydraException:  # a slip in the file, which the sweeper meets next, and tells
+        return {}
+    spelt = {each.get_key_element(): each for each in parsed}
+    last = {key.lstrip("+~"): each for key, each in spelt.items()}
+    space = [str(each.input_line) for each in last.values() if each.is_sweep_override()]
+    return {"sweep.params": " ".join(space)} if space else {}

@@ -34,11 +34,17 @@ def files(named: str | Sequence[str], *, cache_dir: str | Path, key: str = "task
         text = next(path for path in found if path not in set(records))
         raise DataError(f"{key}: {records[0]} holds records and {text} does not; name files of one kind")
     for folder in sorted({path.parent for path in records}):
-        try:
-            sources.fetch_beside(folder, feature_files.MANIFESTS, cache_dir=cache_dir)
-        except StorageError as problem:
-            log.warning("%s: whether manifests lie beside these records is not known (%s)", key, problem)
+        _fetch_manifests(folder, cache_dir)
     return found
+
+
+@functools.cache
+def _fetch_manifests(folder: Path, cache_dir: str | Path) -> None:
+    """Once in a process, whatever comes of it: a bucket that is read and not listed refuses every time."""
+    try:
+        sources.fetch_beside(folder, feature_files.MANIFESTS, cache_dir=cache_dir)
+    except StorageError as problem:
+        log.warning("whether manifests lie beside the records in %s is not known (%s)", folder, problem)
 
 
 def digest(files: Sequence[Path]) -> str:
