@@ -14,6 +14,7 @@ from mobilebert_exp.data import cache, sources
 from mobilebert_exp.data.pretraining import feature_files, inputs
 from mobilebert_exp.data.tokenizer import Tokenizer
 from mobilebert_exp.errors import DataError, OutputError, StorageError
+from mobilebert_exp.files import making
 from mobilebert_exp.storage.bucket import Bucket
 from mobilebert_exp.storage.place import Place
 
@@ -144,17 +145,16 @@ def test_what_another_process_fetched_meanwhile_stays(
     records, manifest = (tmp_path / "out" / name for name in ("a.tfrecord", "manifest.a.tfrecord.json"))
     bucket = Bucket(place.bucket)
     bucket.write((place / records.name).name, records.read_bytes(), generation=0)
-    making = sources.making
 
     def after_another(target: Path) -> AbstractContextManager[None]:
         if target.name.startswith("manifest"):
-            monkeypatch.setattr(sources, "making", making)
+            monkeypatch.setattr("mobilebert_exp.data.sources.making", making)
             bucket.write((place / manifest.name).name, manifest.read_bytes(), generation=0)
             sources.fetch_beside(target.parent, feature_files.MANIFESTS, cache_dir=tmp_path / "cache")
             assert (target.parent / manifest.name).is_file()
         return making(target)
 
-    monkeypatch.setattr(sources, "making", after_another)
+    monkeypatch.setattr("mobilebert_exp.data.sources.making", after_another)
     files = named(place / "a.tfrecord", tmp_path)
     assert "as manifest.a.tfrecord.json beside it says" in told(files)
 
