@@ -48,12 +48,6 @@ def test_there_and_back_changes_no_bit(name: str, tmp_path: Path) -> None:
     there_and_back(preset(name), tmp_path / "there")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ("opt", "base"))
-def test_there_and_back_at_full_depth_and_vocabulary(name: str, tmp_path: Path) -> None:
-    there_and_back(preset(name, layers=None, vocabulary=None), tmp_path / "there")
-
-
 def test_names_and_layouts_are_theirs(tmp_path: Path) -> None:
     model = narrow("opt")
     weights = random_weights(model, with_every_head(model))
